@@ -1,0 +1,89 @@
+"""One function per command: settings and arguments in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable
+
+from agent import __version__
+from agent.errors import AgentError, AgentUnreachable, AlreadyRunning, SettingsInvalid, SourceUnreadable
+from agent.outcome import Mode
+from agent.settings import Settings
+
+Command = Callable[[Settings, argparse.Namespace], int]
+
+OK = 0
+FAILED = 1
+TROUBLE = 2
+
+_TROUBLE_ERRORS = (SettingsInvalid, AlreadyRunning, AgentUnreachable, SourceUnreadable)
+
+
+def exit_code(error: AgentError) -> int:
+    """Return the exit code for an error that ended a command."""
+    return TROUBLE if isinstance(error, _TROUBLE_ERRORS) else FAILED
+
+
+def run(settings: Settings, _: argparse.Namespace) -> int:
+    """Run the daemon."""
+    from agent import daemon  # noqa: PLC0415 -- loads aiohttp, Jinja2 and watchdog: only where needed
+
+    # journald and kubelet stamp each line with the time; the level in front is what is missing.
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("watchdog").setLevel(logging.WARNING)  # it logs every event at debug
+    asyncio.run(daemon.run(settings))
+    return OK
+
+
+def diff(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Show what a pass would change."""
+    from agent import daemon  # noqa: PLC0415 -- see run
+    from agent.cli import difference  # noqa: PLC0415 -- see run
+
+    # No settle time: a deleted config is shown as what it will lead to.
+    observing = settings.model_copy(update={"mode": Mode.OBSERVE, "absent_settle_s": 0})
+    outcome = asyncio.run(daemon.build_reconciler(observing).run_pass())
+    for error in outcome.errors:
+        print(f"registry-agent: error: {error}", file=sys.stderr)
+    is_terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    use_color = arguments.color == "always" or (arguments.color == "auto" and is_terminal)
+    for line in difference.lines(outcome.plan, settings.on_node(settings.registry_dir)):
+        print(difference.colored(line) if use_color else line)
+    if outcome.errors:
+        return TROUBLE
+    return FAILED if outcome.plan.operations else OK
+
+
+def validate(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Check a document; with --flavour also whether that containerd can do what it asks."""
+    from agent.cli import offline  # noqa: PLC0415 -- loads pydantic models and YAML
+
+    return offline.validate(settings, arguments.file, for_node=arguments.flavour is not None)
+
+
+def render(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Write the tree of a document somewhere."""
+    from agent.cli import offline  # noqa: PLC0415 -- see validate
+
+    return offline.render(settings, arguments.file, arguments.out)
+
+
+def status(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Ask the running agent."""
+    from agent.cli import ask  # noqa: PLC0415 -- keeps `version` and --help fast
+
+    found = ask.status(settings.on_node(settings.run_dir))
+    print(json.dumps(found, indent=2) if arguments.json else ask.table(found))
+    return OK if found["ready"] else FAILED
+
+
+def version(_: Settings, __: argparse.Namespace) -> int:
+    """Print the version."""
+    print(f"registry-agent {__version__} (Python {platform.python_version()})")
+    return OK

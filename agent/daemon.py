@@ -1,0 +1,177 @@
+"""The composition root of `registry-agent run`: builds everything, owns tasks and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+
+from agent import __version__, templates
+from agent.board import Board, Posted
+from agent.disk.node import NodeDisk, exclusive
+from agent.drift import FileWatcher, Watched
+from agent.health import make_app, serving
+from agent.log import ReportLog
+from agent.metrics import Metrics
+from agent.node_facts import NodeFacts
+from agent.outcome import Outcome
+from agent.policy import Pace
+from agent.reconcile import Reconciler
+from agent.render import Renderer
+from agent.report import make_report
+from agent.settings import Settings
+from agent.source import FileSource
+
+logger = logging.getLogger(__name__)
+
+#: Pause after a pass that failed or repaired drift. Drift is promised to be repaired within 1 s.
+MIN_SPACING_S = 0.2
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT; raises AlreadyRunning, ListenFailed or another AgentError at start."""
+    stop = asyncio.Event()
+    wakeup = Wakeup()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, stop, wakeup)
+    with exclusive(settings.root, settings.run_dir):
+        board = Board(pass_timeout_s=settings.pass_timeout_s)
+        metrics = Metrics()
+        watcher = FileWatcher(_targets(settings), lambda: wakeup.set("files changed"))
+        agent = Loop(settings, build_reconciler(settings, stop.is_set), watcher, board, metrics)
+        async with serving(make_app(board, metrics), settings), _watching(watcher):
+            logger.info("registry-agent %s started: mode %s, root %s", __version__, settings.mode.value, settings.root)
+            await agent.run(wakeup, stop)
+    logger.info("registry-agent stopped")
+
+
+def build_reconciler(settings: Settings, should_stop: Callable[[], bool] = lambda: False) -> Reconciler:
+    """Join the adapters to the reconciler, for the daemon and for `registry-agent diff`."""
+    disk = NodeDisk(settings.root, settings.registry_dir, settings.state_dir)
+    return Reconciler(
+        source=FileSource(settings.on_node(settings.source_file)),
+        disk=disk,
+        node=NodeFacts(settings, disk, origin=f"the file {settings.source_file}"),
+        renderer=Renderer(templates.read("hosts.toml.j2")),
+        mode=settings.mode,
+        settle_s=settings.absent_settle_s,
+        should_stop=should_stop,
+    )
+
+
+class Wakeup:
+    """A flag, not a queue: several wake-ups while a pass runs become one more pass."""
+
+    def __init__(self) -> None:
+        """Start unset."""
+        self._event = asyncio.Event()
+        self._reason = ""
+
+    def set(self, reason: str) -> None:
+        """Ask for a pass."""
+        self._reason = reason
+        self._event.set()
+
+    async def wait(self, timeout_s: float) -> str:
+        """Return why the next pass runs: what was set, or that the time is up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._event.wait()
+        reason = self._reason if self._event.is_set() else "timer"
+        self._event.clear()
+        return reason
+
+
+class Loop:
+    """Pass after pass, each one published."""
+
+    def __init__(
+        self, settings: Settings, reconciler: Reconciler, watcher: FileWatcher, board: Board, metrics: Metrics
+    ) -> None:
+        """Everything that happens between two passes is decided here."""
+        self._reconciler = reconciler
+        self._watcher = watcher
+        self._board = board
+        self._metrics = metrics
+        self._log = ReportLog()
+        self._pace = Pace(
+            resync_s=settings.resync_interval_s, retry_min_s=settings.retry_min_s, retry_max_s=settings.retry_max_s
+        )
+        self._number = 0
+        self._failures = 0
+
+    async def run(self, wakeup: Wakeup, stop: asyncio.Event) -> None:
+        """Run passes until `stop` is set; a pass that runs then ends at its next operation."""
+        await asyncio.to_thread(self._watcher.arm)
+        trigger = "start"
+        while not stop.is_set():
+            next_in_s = await self.run_pass(trigger)
+            if await asyncio.to_thread(self._watcher.arm):
+                wakeup.set("watches renewed")
+            await self._hold(stop)
+            trigger = await wakeup.wait(next_in_s)
+
+    async def run_pass(self, trigger: str) -> float:
+        """Run one pass, publish it and return the seconds until the next."""
+        self._board.begin_pass()
+        started = time.monotonic()
+        outcome = await self._reconciler.run_pass()
+        next_in_s = self._next_in_s(outcome)
+        self._number += 1
+        posted = Posted(
+            report=make_report(outcome),
+            number=self._number,
+            trigger=trigger,
+            finished_at=time.time(),
+            duration_s=time.monotonic() - started,
+            next_in_s=next_in_s,
+        )
+        self._board.post(posted)
+        self._metrics.update(posted)
+        self._log.write(posted)
+        return next_in_s
+
+    async def _hold(self, stop: asyncio.Event) -> None:
+        """Keep passes that fight somebody else's writes apart, however fast the other one is."""
+        report = self._board.posted.report if self._board.posted else None
+        if report is not None and (report.is_drift or report.errors):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(MIN_SPACING_S):
+                    await stop.wait()
+
+    def _next_in_s(self, outcome: Outcome) -> float:
+        self._failures = self._failures + 1 if outcome.is_retry_useful else 0
+        if outcome.is_retry_useful:
+            return self._pace.after_failure(self._failures)
+        if outcome.confirm_in_s is not None:
+            return outcome.confirm_in_s
+        return self._pace.after_success(random=random.random())  # noqa: S311 -- spreads load, guards nothing
+
+
+def _stop(stop: asyncio.Event, wakeup: Wakeup) -> None:
+    stop.set()
+    wakeup.set("stop")
+
+
+@contextlib.asynccontextmanager
+async def _watching(watcher: FileWatcher) -> AsyncIterator[None]:
+    watcher.start(asyncio.get_running_loop())
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(watcher.stop)
+
+
+def _targets(settings: Settings) -> tuple[Watched, ...]:
+    source = settings.on_node(settings.source_file)
+    return (
+        # The parent too: a watch does not survive the removal of its own directory.
+        Watched(path=settings.on_node(settings.registry_dir).parent, is_recursive=True),
+        # kubelet replaces the symlink ..data when a mounted Secret or ConfigMap changes.
+        Watched(path=source.parent, is_recursive=False, names=frozenset({source.name, "..data"})),
+    )

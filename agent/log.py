@@ -1,0 +1,50 @@
+"""The log as a sink over the report: one line per effect, silence when nothing changes."""
+
+from __future__ import annotations
+
+import logging
+
+from agent.board import Posted
+from agent.report import Report
+
+logger = logging.getLogger("agent")
+
+#: Paths named in one line; the rest is counted.
+MAX_PATHS_SHOWN = 5
+
+
+class ReportLog:
+    """Writes what is new against the report before."""
+
+    def __init__(self) -> None:
+        """Start with nothing said."""
+        self._errors: tuple[str, ...] = ()
+        self._warnings: frozenset[str] = frozenset()
+        self._verdict: tuple[str, str] | None = None
+
+    def write(self, posted: Posted) -> None:
+        """Log changes at INFO, new failures at ERROR, an unchanged pass at DEBUG."""
+        report = posted.report
+        self._write_effects(report)
+        for message in sorted({notice.message for notice in report.warnings} - self._warnings):
+            logger.warning("%s", message)
+        errors = tuple(f"{error.reason}: {error}" for error in report.errors)
+        for error in errors:
+            logger.log(logging.DEBUG if error in self._errors else logging.ERROR, "%s", error)
+        verdict = (report.verdict.reason, report.applied_version)
+        if verdict != self._verdict:
+            state = "ready" if report.verdict.is_ready else "not ready"
+            logger.info("%s (%s): version in place %s", state, report.verdict.reason, report.applied_version)
+        self._warnings = frozenset(notice.message for notice in report.warnings)
+        self._errors = errors
+        self._verdict = verdict
+        logger.debug("pass %d (%s) took %.1f ms", posted.number, posted.trigger, posted.duration_s * 1000)
+
+    def _write_effects(self, report: Report) -> None:
+        for host in report.taken_over if report.changed else ():
+            logger.warning("took over registry.d/%s, which somebody else had written; its content is saved", host)
+        if report.changed:
+            shown = ", ".join(report.changed[:MAX_PATHS_SHOWN])
+            more = len(report.changed) - MAX_PATHS_SHOWN
+            what = "drift repaired" if report.is_drift else "registry.d changed"
+            logger.info("%s: %s%s", what, shown, f" and {more} more" if more > 0 else "")

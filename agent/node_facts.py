@@ -1,0 +1,46 @@
+"""Facts about the node's containerd that are read from its disk."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from agent.disk.node import NodeDisk
+from agent.hosts_toml import Target
+from agent.runtime import Containerd, ContainerdVersion, Flavour
+from agent.settings import Settings
+
+NODE_IP_FILE = PurePosixPath("/var/lib/bashible/discovered-node-ip")
+
+#: Either of them says that containerd is Deckhouse's build (contract, section 2).
+DECKHOUSE_MARKS = (
+    PurePosixPath("/opt/deckhouse/bin/containerd"),
+    PurePosixPath("/etc/systemd/system/containerd-deckhouse.service"),
+    PurePosixPath("/lib/systemd/system/containerd-deckhouse.service"),
+    PurePosixPath("/usr/lib/systemd/system/containerd-deckhouse.service"),
+)
+
+
+class NodeFacts:
+    """Reads the facts anew for each pass: containerd may be upgraded under a running agent."""
+
+    def __init__(self, settings: Settings, disk: NodeDisk, *, origin: str) -> None:
+        """`origin` says in words where the desired config is kept, for the header of hosts.toml."""
+        self._settings = settings
+        self._disk = disk
+        self._origin = origin
+
+    def target(self) -> Target:
+        """Return what to render for; raises DiskFailed."""
+        text = self._settings.containerd_version
+        version = None if text == "auto" else ContainerdVersion.parse(text)
+        return Target(
+            containerd=Containerd(flavour=self._settings.fixed_flavour or self._flavour(text), version=version),
+            registry_dir=self._settings.registry_dir,
+            origin=self._origin,
+            node_ip=self._settings.node_ip or self._disk.read_node_ip(NODE_IP_FILE),
+        )
+
+    def _flavour(self, version: str) -> Flavour:
+        if any(self._settings.on_node(path).exists() for path in DECKHOUSE_MARKS):
+            return Flavour.DECKHOUSE
+        return Flavour.K3S if "k3s" in version else Flavour.STOCK

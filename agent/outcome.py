@@ -1,0 +1,66 @@
+"""What one pass found and did, as a frozen value: everything that is reported comes from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from agent.desired import Origin
+from agent.errors import AgentError
+from agent.model import DesiredConfig, Notice
+from agent.plan import Plan
+
+
+class Mode(Enum):
+    """Whether the agent writes on the node."""
+
+    MANAGE = "manage"
+    OBSERVE = "observe"
+
+
+class Standing(Enum):
+    """What the pass is about."""
+
+    CONFIGURED = "configured"
+    CONFIRMING_DELETION = "confirming-deletion"
+    NOT_CONFIGURED = "not-configured"
+    OTHER_AGENT = "other-agent"
+    UNKNOWN = "unknown"
+
+
+class StepResult(Enum):
+    """How a step ended."""
+
+    UNCHANGED = "unchanged"
+    CHANGED = "changed"
+    WOULD_CHANGE = "would-change"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of a pass."""
+
+    name: str
+    result: StepResult
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The result of a pass. `plan` is what was applied, or what would be in mode observe."""
+
+    mode: Mode
+    standing: Standing
+    steps: tuple[Step, ...]
+    plan: Plan = field(default_factory=Plan)
+    config: DesiredConfig | None = None
+    origin: Origin | None = None
+    is_in_place: bool = False
+    is_drift: bool = False
+    is_complete: bool = True
+    errors: tuple[AgentError, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    confirm_in_s: float | None = None
+    #: False when trying again without a change of the input cannot help.
+    is_retry_useful: bool = False

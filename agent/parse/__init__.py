@@ -1,0 +1,1 @@
+"""Bytes to `DesiredConfig`: strict YAML, wire shape, rules, digest."""

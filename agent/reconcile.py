@@ -1,0 +1,299 @@
+"""One pass: read everything, compute, write what differs, look again.
+
+The steps are an ordered list in the style of bashible; each is idempotent, and the first that fails
+ends the pass. A pass ignores what woke it. The ports are declared here; the adapters do not know
+them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
+
+from agent.desired import Candidate, Confirm, Origin, Reading, Release, Use, choose
+from agent.errors import AgentError, ConfigInvalid, ConfigUnsupported, RenderFailed, Unsettled
+from agent.hosts_toml import Target
+from agent.model import DesiredConfig, Notice
+from agent.outcome import Mode, Outcome, Standing, Step, StepResult
+from agent.parse.document import parse
+from agent.plan import Observation, Plan, make_plan
+from agent.render import Renderer
+from agent.tree import Tree
+
+#: Failures that stay until their input changes: trying again sooner than the resync is in vain.
+_SETTLED_ERRORS = (ConfigInvalid, ConfigUnsupported, RenderFailed)
+
+
+class Source(Protocol):
+    """Where the desired config comes from."""
+
+    async def read(self) -> Reading:
+        """Return the document, its absence, or why it cannot be read; never raises AgentError."""
+
+
+class Disk(Protocol):
+    """The node's file system; synchronous, called from a thread. Methods raise AgentError."""
+
+    def observe(self, names: frozenset[str]) -> Observation:
+        """Return what stands in registry.d for these hosts and for those the agent has written."""
+
+    def apply(self, plan: Plan, *, should_stop: Callable[[], bool]) -> bool:
+        """Carry out a plan; False when it was stopped between two operations."""
+
+    def read_last_good(self) -> bytes | None:
+        """Return the last config that was accepted here."""
+
+    def write_last_good(self, document: bytes) -> None:
+        """Keep an accepted config."""
+
+    def drop_last_good(self) -> None:
+        """Forget it."""
+
+
+class Node(Protocol):
+    """Facts about the node."""
+
+    def target(self) -> Target:
+        """Return what to render for; synchronous, raises AgentError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """A document that was accepted for this node, with its files."""
+
+    document: bytes = field(repr=False)
+    config: DesiredConfig
+    tree: Tree
+    notices: tuple[Notice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Desired:
+    """Result of the step "desired"."""
+
+    standing: Standing
+    prepared: _Prepared | None = None
+    origin: Origin | None = None
+    errors: tuple[AgentError, ...] = ()
+    confirm_in_s: float | None = None
+
+    @property
+    def tree(self) -> Tree | None:
+        """The tree to put in place; None when nothing must be touched."""
+        if self.standing is Standing.NOT_CONFIGURED:
+            return Tree()
+        is_ours = self.standing in {Standing.CONFIGURED, Standing.CONFIRMING_DELETION}
+        return self.prepared.tree if self.prepared and is_ours else None
+
+    @property
+    def result(self) -> StepResult:
+        return StepResult.FAILED if self.errors else StepResult.UNCHANGED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planned:
+    """Result of the step "observe": what differs."""
+
+    plan: Plan = field(default_factory=Plan)
+    notices: tuple[Notice, ...] = ()
+    has_other_agent: bool = False
+
+    @property
+    def result(self) -> StepResult:
+        return StepResult.WOULD_CHANGE if self.plan.operations else StepResult.UNCHANGED
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """Result of the steps "registry.d" and "verify"."""
+
+    result: StepResult
+    is_complete: bool = True
+
+
+_AnyStep = TypeVar("_AnyStep", _Desired, _Planned, _Done)
+
+
+class Reconciler:
+    """Runs passes. Remembers only since when the source is empty, and what was rendered last."""
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        disk: Disk,
+        node: Node,
+        renderer: Renderer,
+        mode: Mode,
+        settle_s: float,
+        should_stop: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`settle_s` is the time between the two readings that confirm a deletion."""
+        self._source = source
+        self._disk = disk
+        self._node = node
+        self._renderer = renderer
+        self._mode = mode
+        self._settle_s = settle_s
+        self._should_stop = should_stop
+        self._clock = clock
+        self._absent_since: float | None = None
+        self._cache: dict[object, _Prepared] = {}
+        self._in_place: Tree | None = None
+
+    async def run_pass(self) -> Outcome:
+        """Run the steps in order and return what came of them; AgentErrors end up in the outcome."""
+        trace = _Trace(self._clock)
+        try:
+            reading = await self._source.read()
+            desired = await asyncio.to_thread(trace.run, "desired", lambda: self._desire(reading))
+        except AgentError as err:
+            return Outcome(
+                mode=self._mode, standing=Standing.UNKNOWN, steps=trace.steps, errors=(err,), is_retry_useful=True
+            )
+        return await asyncio.to_thread(self._settle, desired, trace)
+
+    def _settle(self, desired: _Desired, trace: _Trace) -> Outcome:
+        planned, done, errors = _Planned(), None, desired.errors
+        try:
+            planned = trace.run("observe", lambda: self._plan(desired))
+            done = self._carry_out(desired, planned, trace)
+        except AgentError as err:
+            errors = (*errors, err)
+        is_in_place = done is not None and done.is_complete and done.result is not StepResult.WOULD_CHANGE
+        is_drift = bool(planned.plan.operations) and desired.tree == self._in_place
+        self._in_place = desired.tree if is_in_place else self._in_place
+        return Outcome(
+            mode=self._mode,
+            standing=Standing.OTHER_AGENT if planned.has_other_agent else desired.standing,
+            steps=trace.steps,
+            plan=planned.plan,
+            config=desired.prepared.config if desired.prepared else None,
+            origin=desired.origin,
+            is_in_place=is_in_place,
+            is_drift=is_drift,
+            is_complete=done is None or done.is_complete,
+            errors=errors,
+            notices=(*(desired.prepared.notices if desired.prepared else ()), *planned.notices),
+            confirm_in_s=desired.confirm_in_s,
+            is_retry_useful=any(not isinstance(error, _SETTLED_ERRORS) for error in errors),
+        )
+
+    def _carry_out(self, desired: _Desired, planned: _Planned, trace: _Trace) -> _Done | None:
+        """Apply and verify; None when there is nothing that could be in place."""
+        if desired.tree is None or planned.has_other_agent:
+            return None
+        if self._mode is Mode.OBSERVE:
+            return _Done(planned.result)
+        done = trace.run("registry.d", lambda: self._place(desired, planned.plan))
+        if done.result is StepResult.CHANGED and done.is_complete:
+            trace.run("verify", lambda: self._verify(desired))
+        return done
+
+    # Step "desired".
+
+    def _desire(self, reading: Reading) -> _Desired:
+        last_good = self._disk.read_last_good()
+        is_managing = last_good is not None or bool(self._disk.observe(frozenset()).observed.owned.ours)
+        choice = choose(
+            reading,
+            last_good=last_good,
+            is_managing=is_managing,
+            absent_for_s=None if self._absent_since is None else self._clock() - self._absent_since,
+            settle_s=self._settle_s,
+        )
+        if not isinstance(choice, Confirm):
+            self._absent_since = None
+        match choice:
+            case Release():
+                return _Desired(standing=Standing.NOT_CONFIGURED)
+            case Confirm(last_good=kept, wait_s=wait_s):
+                if self._absent_since is None:
+                    self._absent_since = self._clock()
+                desired = self._first_usable((kept,) if kept else (), ())
+                return replace(desired, standing=Standing.CONFIRMING_DELETION, confirm_in_s=wait_s)
+            case Use(candidates=candidates, error=error):
+                return self._first_usable(candidates, (error,) if error else ())
+
+    def _first_usable(self, candidates: tuple[Candidate, ...], errors: tuple[AgentError, ...]) -> _Desired:
+        target = self._node.target()
+        for candidate in candidates:
+            try:
+                prepared = self._prepare(candidate.document, target)
+            except _SETTLED_ERRORS as err:
+                errors = (*errors, err)
+                continue
+            standing = Standing.OTHER_AGENT if prepared.config.other_agent else Standing.CONFIGURED
+            return _Desired(standing=standing, prepared=prepared, origin=candidate.origin, errors=errors)
+        return _Desired(standing=Standing.UNKNOWN, errors=errors)
+
+    def _prepare(self, document: bytes, target: Target) -> _Prepared:
+        key = (hashlib.sha256(document).digest(), target)
+        if key not in self._cache:
+            parsed = parse(document)
+            tree, notices = Tree(), parsed.notices
+            if not parsed.config.other_agent:
+                rendered = self._renderer.render(parsed.config, target)
+                tree, notices = rendered.tree, (*notices, *rendered.notices)
+            prepared = _Prepared(document=document, config=parsed.config, tree=tree, notices=notices)
+            self._cache = {key: prepared}  # one entry: the next document replaces it
+        return self._cache[key]
+
+    # Step "observe".
+
+    def _plan(self, desired: _Desired) -> _Planned:
+        tree = desired.tree
+        if tree is None:
+            return _Planned(has_other_agent=desired.standing is Standing.OTHER_AGENT)
+        observation = self._disk.observe(_names(tree))
+        if observation.observed.has_other_agent_marker:
+            return _Planned(has_other_agent=True, notices=observation.notices)
+        return _Planned(plan=make_plan(tree, observation.observed), notices=observation.notices)
+
+    # Step "registry.d".
+
+    def _place(self, desired: _Desired, plan: Plan) -> _Done:
+        if desired.prepared and desired.origin is Origin.LIVE:
+            self._disk.write_last_good(desired.prepared.document)
+        is_complete = self._disk.apply(plan, should_stop=self._should_stop)
+        if is_complete and desired.standing is Standing.NOT_CONFIGURED:
+            self._disk.drop_last_good()
+        return _Done(StepResult.CHANGED if plan.operations else StepResult.UNCHANGED, is_complete)
+
+    # Step "verify".
+
+    def _verify(self, desired: _Desired) -> _Done:
+        tree = desired.tree or Tree()
+        rest = make_plan(tree, self._disk.observe(_names(tree)).observed)
+        if rest.operations:
+            message = f"{len(rest.operations)} differences in registry.d right after writing it"
+            raise Unsettled(message, remedy="find out who else writes there; the agent tries again by itself")
+        return _Done(StepResult.UNCHANGED)
+
+
+class _Trace:
+    """Records each step with its duration; a step that raises is recorded as failed."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.steps: tuple[Step, ...] = ()
+
+    def run(self, name: str, action: Callable[[], _AnyStep]) -> _AnyStep:
+        started = self._clock()
+        result = StepResult.FAILED
+        try:
+            value = action()
+            result = value.result
+            return value
+        finally:
+            step = Step(name=name, result=result, duration_s=self._clock() - started)
+            self.steps = (*self.steps, step)
+
+
+def _names(tree: Tree) -> frozenset[str]:
+    return frozenset(host.name for host in tree.hosts)

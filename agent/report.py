@@ -1,0 +1,204 @@
+"""Outcome to `Report`: what the agent says about its node. Pure; every sink takes the same value.
+
+Nothing secret gets in: of credentials only the user name, of certificates only that they are there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from agent.desired import Origin
+from agent.errors import AgentError, ConfigInvalid, ConfigUnsupported, RenderFailed
+from agent.model import DesiredConfig, Mirror, Notice
+from agent.outcome import Mode, Outcome, Standing, Step
+
+#: What the version annotation says when nothing is desired (contract, section 0).
+UNKNOWN_VERSION = "unknown"
+
+#: A wrong document at the source: the node keeps the last good one, but is not what is wanted.
+_REFUSALS = (ConfigInvalid, ConfigUnsupported, RenderFailed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether the node is what the desired config says, in a word and in a sentence."""
+
+    is_ready: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorReport:
+    """One mirror without its secrets."""
+
+    url: str
+    capabilities: tuple[str, ...]
+    has_ca: bool
+    has_client_certificate: bool
+    user: str | None
+    rewrites: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReport:
+    """One registry host: whether its directory is what it should be, and its mirrors in order."""
+
+    host: str
+    is_in_place: bool
+    mirrors: tuple[MirrorReport, ...]
+    server: str | None
+    fallback: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything the agent publishes after a pass."""
+
+    verdict: Verdict
+    mode: Mode
+    standing: Standing
+    desired_version: str | None
+    desired_origin: Origin | None
+    desired_mode: str | None
+    images_base: str | None
+    applied_version: str
+    hosts: tuple[HostReport, ...]
+    pending: tuple[str, ...]
+    changed: tuple[str, ...]
+    taken_over: tuple[str, ...]
+    is_drift: bool
+    steps: tuple[Step, ...]
+    warnings: tuple[Notice, ...]
+    errors: tuple[AgentError, ...]
+
+
+def make_report(outcome: Outcome) -> Report:
+    """Say what a pass means for the node."""
+    config = outcome.config
+    paths = outcome.plan.changed_paths
+    is_pending = not outcome.is_in_place
+    return Report(
+        verdict=_verdict(outcome),
+        mode=outcome.mode,
+        standing=outcome.standing,
+        desired_version=config.version if config else None,
+        desired_origin=outcome.origin,
+        desired_mode=config.mode if config else None,
+        images_base=config.images_base if config else None,
+        applied_version=config.version if config and outcome.is_in_place else UNKNOWN_VERSION,
+        hosts=_hosts(config, outcome) if config else (),
+        pending=paths if is_pending else (),
+        changed=() if is_pending else paths,
+        taken_over=outcome.plan.taken_over,
+        is_drift=outcome.is_drift,
+        steps=outcome.steps,
+        warnings=outcome.notices,
+        errors=outcome.errors,
+    )
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Return the report as `/status` shows it."""
+    return {
+        "ready": report.verdict.is_ready,
+        "reason": report.verdict.reason,
+        "message": report.verdict.message,
+        "mode": report.mode.value,
+        "standing": report.standing.value,
+        "desired": {
+            "version": report.desired_version,
+            "mode": report.desired_mode,
+            "images_base": report.images_base,
+            "origin": report.desired_origin.value if report.desired_origin else None,
+        },
+        "applied_version": report.applied_version,
+        "hosts": [_host_json(host) for host in report.hosts],
+        "pending": list(report.pending),
+        "steps": [
+            {"name": step.name, "result": step.result.value, "duration_s": round(step.duration_s, 6)}
+            for step in report.steps
+        ],
+        "warnings": [{"code": notice.code, "message": notice.message} for notice in report.warnings],
+        "errors": [
+            {"reason": error.reason, "message": error.message, "remedy": error.remedy} for error in report.errors
+        ],
+    }
+
+
+def _verdict(outcome: Outcome) -> Verdict:
+    blocking = [error for error in outcome.errors if isinstance(error, _REFUSALS) or not outcome.is_in_place]
+    if blocking:
+        return Verdict(is_ready=False, reason=blocking[0].reason, message=str(blocking[0]))
+    match outcome.standing:
+        case Standing.NOT_CONFIGURED:
+            message = "no desired config: the agent manages nothing on this node"
+            return Verdict(is_ready=outcome.is_in_place, reason="NotConfigured", message=message)
+        case Standing.OTHER_AGENT:
+            message = "another node agent owns registry.d (an agent block or .managed-by-agent): standing down"
+            return Verdict(is_ready=False, reason="OtherAgent", message=message)
+        case Standing.CONFIRMING_DELETION:
+            message = "the desired config is gone; it is read once more before the node is released"
+            return Verdict(is_ready=outcome.is_in_place, reason="ConfirmingDeletion", message=message)
+        case _:
+            return _standing_verdict(outcome)
+
+
+def _standing_verdict(outcome: Outcome) -> Verdict:
+    if outcome.is_in_place and outcome.errors:
+        message = f"registry.d is what the last good config says; {outcome.errors[0]}"
+        return Verdict(is_ready=True, reason="LastGoodInPlace", message=message)
+    if outcome.is_in_place:
+        return Verdict(is_ready=True, reason="InPlace", message="registry.d is what the desired config says")
+    if not outcome.is_complete:
+        return Verdict(is_ready=False, reason="Interrupted", message="the agent was stopped before it was done")
+    count = len(outcome.plan.changed_paths)
+    message = f"mode observe: {count} paths in registry.d differ and were left alone"
+    return Verdict(is_ready=False, reason="WouldChange", message=message)
+
+
+def _hosts(config: DesiredConfig, outcome: Outcome) -> tuple[HostReport, ...]:
+    touched = outcome.plan.changed_hosts
+    return tuple(
+        HostReport(
+            host=host.name,
+            # A plan that could not be made says nothing about a single host.
+            is_in_place=outcome.is_in_place or (bool(touched) and host.name not in touched),
+            mirrors=tuple(map(_mirror, host.mirrors)),
+            server=host.server,
+            fallback=host.fallback,
+        )
+        for host in config.hosts
+    )
+
+
+def _mirror(mirror: Mirror) -> MirrorReport:
+    return MirrorReport(
+        url=mirror.url,
+        capabilities=tuple(capability.value for capability in mirror.capabilities),
+        has_ca=mirror.ca is not None,
+        has_client_certificate=mirror.client is not None,
+        user=mirror.auth.username if mirror.auth else None,
+        rewrites=len(mirror.rewrites),
+    )
+
+
+def _host_json(host: HostReport) -> dict[str, Any]:
+    return {
+        "host": host.host,
+        "in_place": host.is_in_place,
+        "server": host.server,
+        "fallback": host.fallback,
+        "mirrors": [
+            {
+                "url": mirror.url,
+                "capabilities": list(mirror.capabilities),
+                "ca": mirror.has_ca,
+                "client_certificate": mirror.has_client_certificate,
+                "user": mirror.user,
+                "rewrites": mirror.rewrites,
+            }
+            for mirror in host.mirrors
+        ],
+    }

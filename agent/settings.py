@@ -1,0 +1,225 @@
+"""The agent's own settings: one frozen object from flags, environment, file and defaults.
+
+Every field says its unit and its reason; `--help` and `docs/settings.md` are made from these texts.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agent.address import is_ip
+from agent.errors import SettingsInvalid
+from agent.outcome import Mode
+from agent.runtime import ContainerdVersion, Flavour
+
+ENVIRONMENT_PREFIX = "REGISTRY_AGENT_"
+CONFIG_FILE = PurePosixPath("/etc/registry-agent/config.toml")
+
+
+def _absolute(path: PurePosixPath) -> PurePosixPath:
+    if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2:  # noqa: PLR2004 -- "/" and a name
+        raise ValueError("must be an absolute path without '..'")
+    return path
+
+
+def _containerd_version(text: str) -> str:
+    if text != "auto":
+        ContainerdVersion.parse(text)
+    return text
+
+
+def _listen(text: str) -> str:
+    if text:
+        split_listen(text)
+    return text
+
+
+def _ip(text: str) -> str:
+    if text and not is_ip(text):
+        raise ValueError("must be an IP address")
+    return text
+
+
+def split_listen(text: str) -> tuple[str, int]:
+    """Split ``host:port`` (IPv6 in brackets); raises ValueError."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not is_ip(host) or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 -- the largest port
+        raise ValueError("must be IP:port, for example 127.0.0.1:9781")
+    return host, int(port)
+
+
+_NodePath = Annotated[PurePosixPath, AfterValidator(_absolute)]
+_Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+
+class Settings(BaseModel):
+    """All settings. Paths are as the node sees them and lie below `root`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    root: Path = Field(
+        default=Path("/"),
+        description="Where the node's / is mounted. Every other path lies below it, so that the whole "
+        "agent can run in a folder, a chroot or a pod.",
+    )
+    mode: Mode = Field(
+        default=Mode.MANAGE,
+        description="manage: make registry.d what the desired config says. observe: compute and report "
+        "everything, write nothing outside run_dir; the way to try the agent before trusting it.",
+    )
+    source_file: _NodePath = Field(
+        default=PurePosixPath("/etc/registry-agent/desired.yaml"),
+        description="The desired config: the document itself or a Secret's manifest around it. Watched.",
+    )
+    registry_dir: _NodePath = Field(
+        default=PurePosixPath("/etc/containerd/registry.d"),
+        description="containerd's config_path. CA paths in hosts.toml begin with it.",
+    )
+    state_dir: _NodePath = Field(
+        default=PurePosixPath("/var/lib/registry-agent"),
+        description="Last good config, ownership record and backups, 0700. Must survive a reboot.",
+    )
+    run_dir: _NodePath = Field(
+        default=PurePosixPath("/run/registry-agent"),
+        description="Lock and unix socket of the health endpoint. May vanish on reboot.",
+    )
+    health_listen: Annotated[str, AfterValidator(_listen)] = Field(
+        default="127.0.0.1:9781",
+        description="IP:port of the health endpoint beside its unix socket; empty for none. Loopback by "
+        "default, because /status names the node's registries.",
+    )
+    flavour: Literal["auto", "deckhouse", "k3s", "stock"] = Field(
+        default="auto",
+        description="Whose build of containerd: only some know credentials or rewrites in hosts.toml. auto "
+        "looks for Deckhouse's binary or unit and for k3s in containerd_version; else stock.",
+    )
+    containerd_version: Annotated[str, AfterValidator(_containerd_version)] = Field(
+        default="auto",
+        description="Version of containerd, such as 1.7.24, for features that not every version knows. auto: "
+        "unknown, so only what every supported version reads is written.",
+    )
+    node_ip: Annotated[str, AfterValidator(_ip)] = Field(
+        default="",
+        description="The node's address, for ${discovered_node_ip} in the config. Empty: from "
+        "/var/lib/bashible/discovered-node-ip.",
+    )
+    resync_interval_s: _Seconds = Field(
+        default=300,
+        description="Seconds between passes when nothing happens, +-10 %: for changes that inotify misses.",
+    )
+    retry_min_s: _Seconds = Field(
+        default=1,
+        description="Seconds until the first retry of a failed pass; doubles up to retry_max_s.",
+    )
+    retry_max_s: _Seconds = Field(
+        default=60,
+        description="Seconds at most between retries: an operator who repairs a node need not wait long.",
+    )
+    absent_settle_s: _Seconds = Field(
+        default=5,
+        description="Seconds between the two readings that confirm that the desired config was deleted: a "
+        "Secret that is deleted and created again must not release the node.",
+    )
+    pass_timeout_s: _Seconds = Field(
+        default=120,
+        description="Seconds after which a running pass counts as hung and /healthz fails. Above the "
+        "slowest honest pass: 1,000 hosts on a slow disk.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="info says what changed and is silent otherwise.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.retry_min_s > self.retry_max_s:
+            raise ValueError("retry_min_s must not be above retry_max_s")
+        return self
+
+    def on_node(self, path: PurePosixPath) -> Path:
+        """Return where the agent finds a path of the node."""
+        return self.root / path.relative_to("/")
+
+    @property
+    def fixed_flavour(self) -> Flavour | None:
+        """The flavour that was set, None for auto."""
+        return None if self.flavour == "auto" else Flavour(self.flavour)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One setting as flags, environment, docs and the config file show it."""
+
+    name: str
+    default: str
+    description: str
+    choices: tuple[str, ...]
+
+    @property
+    def flag(self) -> str:
+        """The command line flag."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"{ENVIRONMENT_PREFIX}{self.name.upper()}"
+
+
+def options() -> Iterator[Option]:
+    """Yield every setting in the order of the class."""
+    schema = Settings.model_json_schema()
+    for name, field in Settings.model_fields.items():
+        default = field.default.value if isinstance(field.default, Mode) else field.default
+        choices = tuple(mode.value for mode in Mode) if name == "mode" else schema["properties"][name].get("enum", ())
+        yield Option(name=name, default=f"{default}", description=field.description or "", choices=tuple(choices))
+
+
+def load(flags: Mapping[str, str], environment: Mapping[str, str], *, config: Path | None = None) -> Settings:
+    """Return the settings: flags before environment before file before defaults.
+
+    `config` names a settings file that must exist; without it, the default one below the root is
+    read if it is there. Raises SettingsInvalid naming the setting.
+    """
+    given = {
+        **{option.name: environment[option.variable] for option in options() if option.variable in environment},
+        **flags,
+    }
+    root = Path(given.get("root", "/"))
+    values = {**_read_file(root, config), **given}
+    problems = None
+    try:
+        return Settings.model_validate({**values, "root": Path(os.path.abspath(values.get("root", root)))})
+    except ValidationError as err:
+        problems = "; ".join(_problem(line) for line in err.errors(include_url=False, include_input=False))
+    raise SettingsInvalid(f"settings refused: {problems}", remedy="see registry-agent run --help")
+
+
+def _read_file(root: Path, config: Path | None) -> dict[str, Any]:
+    path = config if config is not None else root / CONFIG_FILE.relative_to("/")
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError as err:
+        if config is None:
+            return {}
+        raise SettingsInvalid(f"settings file {path} does not exist", remedy="correct --config") from err
+    except OSError as err:
+        raise SettingsInvalid(f"settings file {path}: {os.strerror(err.errno or 0)}", remedy="check it") from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise SettingsInvalid(f"settings file {path} is not valid TOML: {err}", remedy="correct it") from err
+
+
+def _problem(line: Mapping[str, Any]) -> str:
+    name = ".".join(map(str, line["loc"]))
+    if line["type"] == "extra_forbidden":
+        return f"{name} is not a setting"
+    return f"{name}: {line['msg'].removeprefix('Value error, ')}" if name else line["msg"].removeprefix("Value error, ")
