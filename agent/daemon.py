@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Callable
 
 from agent import __version__, templates
 from agent.board import Board, Posted
+from agent.disk.facts import NodeFacts
 from agent.disk.node import NodeDisk, exclusive
 from agent.drift import FileWatcher, Watched
 from agent.health import make_app, serving
 from agent.log import ReportLog
 from agent.metrics import Metrics
-from agent.node_facts import NodeFacts
 from agent.outcome import Outcome
 from agent.policy import Pace
 from agent.reconcile import Reconciler
@@ -45,7 +45,13 @@ async def run(settings: Settings) -> None:
         watcher = FileWatcher(_targets(settings), lambda: wakeup.set("files changed"))
         agent = Loop(settings, build_reconciler(settings, stop.is_set), watcher, board, metrics)
         async with serving(make_app(board, metrics), settings), _watching(watcher):
-            logger.info("registry-agent %s started: mode %s, root %s", __version__, settings.mode.value, settings.root)
+            logger.info(
+                "registry-agent %s started: mode %s, root %s, desired config from %s",
+                __version__,
+                settings.mode.value,
+                settings.root,
+                settings.source_file,
+            )
             await agent.run(wakeup, stop)
     logger.info("registry-agent stopped")
 

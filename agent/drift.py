@@ -30,7 +30,7 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
-from agent.disk.directory import TEMPORARY_PREFIX
+from agent.tree import TEMPORARY_PREFIX
 
 #: Reads are filtered out, or every image pull would wake the agent. FileModifiedEvent is also what
 #: makes inotify report changes of mode (measured with watchdog 7.1).

@@ -7,7 +7,6 @@ Node condition.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 #: How many problems of one refused config are spelled out; the rest is counted.
@@ -85,7 +84,7 @@ class DiskFailed(AgentError):
     def __init__(self, operation: str, path: str, cause: OSError) -> None:
         """Name the operation, the path and the system's word for the error."""
         self.errno = cause.errno
-        text = os.strerror(cause.errno) if cause.errno else type(cause).__name__
+        text = cause.strerror or type(cause).__name__
         # A foreign file name may hold bytes that are no text; a message must always be printable.
         shown = path.encode(errors="backslashreplace").decode()
         super().__init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from agent.board import Posted
-from agent.report import Report
+from agent.report import UNKNOWN_VERSION, Report
 
 logger = logging.getLogger("agent")
 
@@ -33,8 +33,7 @@ class ReportLog:
             logger.log(logging.DEBUG if error in self._errors else logging.ERROR, "%s", error)
         verdict = (report.verdict.reason, report.applied_version)
         if verdict != self._verdict:
-            state = "ready" if report.verdict.is_ready else "not ready"
-            logger.info("%s (%s): version in place %s", state, report.verdict.reason, report.applied_version)
+            logger.info("%s", _state(report))
         self._warnings = frozenset(notice.message for notice in report.warnings)
         self._errors = errors
         self._verdict = verdict
@@ -48,3 +47,11 @@ class ReportLog:
             more = len(report.changed) - MAX_PATHS_SHOWN
             what = "drift repaired" if report.is_drift else "registry.d changed"
             logger.info("%s: %s%s", what, shown, f" and {more} more" if more > 0 else "")
+
+
+def _state(report: Report) -> str:
+    """Say the verdict in a line; an error has had its own line already."""
+    state = f"{'ready' if report.verdict.is_ready else 'not ready'} ({report.verdict.reason})"
+    if report.errors or report.applied_version != UNKNOWN_VERSION:
+        return f"{state}: version in place {report.applied_version}"
+    return f"{state}: {report.verdict.message}"

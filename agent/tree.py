@@ -10,6 +10,9 @@ from pathlib import PurePosixPath
 
 HOSTS_TOML = "hosts.toml"
 
+#: Names that an interrupted write may leave behind; containerd never looks them up.
+TEMPORARY_PREFIX = ".registry-agent-"
+
 #: hosts.toml holds credentials; containerd runs as root, nobody else needs to read it.
 SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644

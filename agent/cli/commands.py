@@ -53,7 +53,7 @@ def diff(settings: Settings, arguments: argparse.Namespace) -> int:
         print(f"registry-agent: error: {error}", file=sys.stderr)
     is_terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     use_color = arguments.color == "always" or (arguments.color == "auto" and is_terminal)
-    for line in difference.lines(outcome.plan, settings.on_node(settings.registry_dir)):
+    for line in difference.lines(outcome.plan, settings):
         print(difference.colored(line) if use_color else line)
     if outcome.errors:
         return TROUBLE

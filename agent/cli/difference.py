@@ -7,14 +7,16 @@ values of keys that are known to hold no secret appear.
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from agent import plan as planning
 from agent.plan import Plan
 from agent.render import toml_string
+from agent.settings import Settings
 from agent.tree import HOSTS_TOML, File, HostDirectory
 
 #: Keys of hosts.toml whose values are shown; any other value is masked.
@@ -35,19 +37,19 @@ _SHOWN_TABLES = {"rewrite"}
 _RED, _GREEN, _BOLD, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[1m", "\x1b[0m"
 
 
-def lines(plan: Plan, registry_dir: Path) -> Iterator[str]:
-    """Yield the lines of the diff between the node's files and the plan's."""
+def lines(plan: Plan, settings: Settings) -> Iterator[str]:
+    """Yield the lines of the diff between the node's files and the plan's; paths as the node sees them."""
     for operation in plan.operations:
         match operation:
             case planning.PublishHost(directory=HostDirectory(name=host, files=files)):
-                yield from _files(registry_dir, host, files)
+                yield from _files(settings, host, files)
             case planning.ReplaceFiles(host=host, files=files):
-                yield from _files(registry_dir, host, files)
+                yield from _files(settings, host, files)
             case _:
-                yield from _other(operation, registry_dir)
+                yield from _other(operation, settings.registry_dir)
 
 
-def _other(operation: planning.Operation, registry_dir: Path) -> Iterator[str]:
+def _other(operation: planning.Operation, registry_dir: PurePosixPath) -> Iterator[str]:
     match operation:
         case planning.RemoveFiles(host=host, names=names) | planning.RetireHost(host=host, names=names):
             yield from (f"- {registry_dir / host / name} is removed" for name in names)
@@ -72,14 +74,14 @@ def colored(line: str) -> str:
     return f"{_GREEN}{line}{_PLAIN}" if line.startswith("+") else line
 
 
-def _files(registry_dir: Path, host: str, files: tuple[File, ...]) -> Iterator[str]:
+def _files(settings: Settings, host: str, files: tuple[File, ...]) -> Iterator[str]:
     for file in files:
-        yield from _file(registry_dir, host, file)
+        yield from _file(settings, host, file)
 
 
-def _file(registry_dir: Path, host: str, file: File) -> Iterator[str]:
-    path = registry_dir / host / file.name
-    old = _read(path)
+def _file(settings: Settings, host: str, file: File) -> Iterator[str]:
+    path = settings.registry_dir / host / file.name
+    old = _read(settings.on_node(path))
     if old is None:
         yield f"+ {path} is new, mode {file.mode:04o}"
     elif old == file.content:
@@ -120,7 +122,7 @@ def _flatten(value: Any, place: str, masks: dict[str, str], *, is_shown: bool) -
         for index, inner in enumerate(value):
             yield from _flatten(inner, f"{place}[{index}]", masks, is_shown=is_shown)
     else:
-        text = str(value) if not isinstance(value, bool) else str(value).lower()
+        text = json.dumps(value, ensure_ascii=False, default=str)
         yield f"{place} = {text if is_shown else masks.setdefault(text, f'*** ({len(masks) + 1})')}"
 
 

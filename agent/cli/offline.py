@@ -11,10 +11,10 @@ from agent import templates
 from agent.desired import Absent, Present, Unreadable
 from agent.disk.apply import Executor
 from agent.disk.directory import Calls, Directory
+from agent.disk.facts import NodeFacts
 from agent.disk.node import NodeDisk
 from agent.errors import AgentError, ConfigInvalid, DiskFailed, SourceUnreadable
 from agent.model import Notice
-from agent.node_facts import NodeFacts
 from agent.parse.document import Parsed, parse
 from agent.plan import PublishHost
 from agent.render import Rendered, Renderer

@@ -8,10 +8,18 @@ from typing import assert_never
 
 from agent import plan
 from agent.disk import backup
-from agent.disk.directory import TEMPORARY_PREFIX, Directory
+from agent.disk.directory import Directory
 from agent.errors import AgentError
 from agent.ownership import RECORD_FILE, STATE_FILE, write_names
-from agent.tree import HOST_DIRECTORY_MODE, HOSTS_TOML, PUBLIC_MODE, SECRET_MODE, File, HostDirectory
+from agent.tree import (
+    HOST_DIRECTORY_MODE,
+    HOSTS_TOML,
+    PUBLIC_MODE,
+    SECRET_MODE,
+    TEMPORARY_PREFIX,
+    File,
+    HostDirectory,
+)
 
 
 class Executor:

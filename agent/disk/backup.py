@@ -5,9 +5,9 @@ from __future__ import annotations
 import secrets
 import stat
 
-from agent.disk.directory import TEMPORARY_PREFIX, Directory, permissions
+from agent.disk.directory import Directory, permissions
 from agent.errors import Obstructed
-from agent.tree import HOSTS_TOML, is_our_file
+from agent.tree import HOSTS_TOML, TEMPORARY_PREFIX, is_our_file
 
 #: Nothing in a registry.d directory is this large; a larger file is a sign of something else.
 MAX_SAVED_FILE_BYTES = 16 * 1024 * 1024

@@ -16,9 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol, Self
 
 from agent.errors import DiskFailed, Obstructed
-
-#: Names that an interrupted write may leave behind; containerd never looks them up.
-TEMPORARY_PREFIX = ".registry-agent-"
+from agent.tree import TEMPORARY_PREFIX
 
 #: Mode of parents that have to be made on the way to registry.d or the state directory.
 PARENT_MODE = 0o755

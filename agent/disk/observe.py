@@ -7,9 +7,9 @@ import os
 import stat
 from collections.abc import Iterator
 
-from agent.disk.directory import TEMPORARY_PREFIX, Directory, is_ours, permissions
+from agent.disk.directory import Directory, is_ours, permissions
 from agent.plan import Kind, ObservedFile, ObservedHost
-from agent.tree import is_our_file
+from agent.tree import TEMPORARY_PREFIX, is_our_file
 
 #: Larger than any file the agent writes (a document has 1 MiB); such a file differs without a look.
 MAX_FILE_BYTES = 4 * 1024 * 1024

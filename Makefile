@@ -1,0 +1,62 @@
+# Two commands are for everyone: `make demo` and `make test`. Each sets itself up.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_FLAGS ?=
+TESTS := tests --ignore=tests/node
+
+.PHONY: help demo test lint unit node-test bench bench-quick test-lowest wheel-test docs format clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
+
+$(VENV)/.ready: pyproject.toml constraints.txt .ci/venv
+	@echo "setting up $(VENV) (once, about a minute)"
+	@.ci/venv $(VENV) dev
+
+demo: $(VENV)/.ready ## walk an agent through a registry switch in ./demo/node, no root, no cluster
+	@$(BIN)/python demo/walk.py
+
+test: lint unit ## lint, types, architecture and all tests that need no root
+
+lint: $(VENV)/.ready ## formatting, lint, types, architecture
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+unit: $(VENV)/.ready ## the tests of `make test`, with coverage
+	$(BIN)/python -m pytest $(TESTS) --cov --cov-report=term $(PYTEST_FLAGS)
+
+node-test: $(VENV)/.ready ## real containerd 1.6, 1.7 and 2.1 pulling from real registries; needs root
+	.ci/node-packages
+	@$(BIN)/python -c 'import grpc' 2>/dev/null || PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q -e '.[dev,node]'
+	$(BIN)/python -m pytest tests/node --forbid-skips $(PYTEST_FLAGS)
+
+bench: $(VENV)/.ready ## figures beside their floors (docs/performance.md)
+	$(BIN)/python -m tests.bench
+
+bench-quick: $(VENV)/.ready ## the same with few repetitions
+	$(BIN)/python -m tests.bench --quick
+
+test-lowest: $(VENV)/.ready ## the tests against the lowest dependencies that pyproject.toml allows
+	$(BIN)/python .ci/lowest > .venv-lowest.txt
+	PIP_CONSTRAINT=.venv-lowest.txt .ci/venv .venv-lowest dev
+	.venv-lowest/bin/python -m pytest $(TESTS) -q $(PYTEST_FLAGS)
+
+wheel-test: $(VENV)/.ready ## build the wheel, install it alone and use it
+	rm -rf dist .venv-wheel
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip wheel -q --no-deps -w dist .
+	python3 -m venv .venv-wheel || $(BIN)/python -m venv .venv-wheel
+	PIP_CONSTRAINT=constraints.txt .venv-wheel/bin/python -m pip install -q dist/*.whl
+	rm -rf build/wheel-test && cd / && $(CURDIR)/.venv-wheel/bin/registry-agent render $(CURDIR)/demo/direct.yaml --out $(CURDIR)/build/wheel-test
+	.venv-wheel/bin/registry-agent version
+
+docs: $(VENV)/.ready ## write the generated parts of docs/
+	$(BIN)/python -m tests.docs.settings_reference > docs/settings.md
+
+format: $(VENV)/.ready ## format the code
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --quiet --fix .
+
+clean: ## remove everything that is made
+	rm -rf .venv .venv-lowest .venv-lowest.txt .venv-wheel build dist demo/node .coverage* .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
