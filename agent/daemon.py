@@ -130,7 +130,7 @@ class Loop:
         next_in_s = self._next_in_s(outcome)
         self._number += 1
         posted = Posted(
-            report=make_report(outcome),
+            report=make_report(outcome, notices=self._watcher.notices),
             number=self._number,
             trigger=trigger,
             finished_at=time.time(),

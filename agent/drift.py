@@ -30,6 +30,7 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
+from agent.model import Notice
 from agent.tree import TEMPORARY_PREFIX
 
 #: Reads are filtered out, or every image pull would wake the agent. FileModifiedEvent is also what
@@ -72,6 +73,15 @@ class FileWatcher:
         self._observer: BaseObserver = Observer()
         self._armed: dict[Watched, _Armed] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._failed: dict[Watched, str] = {}
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """Directories that cannot be watched, and why."""
+        return tuple(
+            Notice(code="NotWatched", message=f"{watched.path} is not watched ({why}): changes are seen at a resync")
+            for watched, why in self._failed.items()
+        )
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the observer's thread."""
@@ -91,6 +101,7 @@ class FileWatcher:
         Synchronous disk work: call it in a thread. What changed before a renewed watch stood was
         not seen, so the caller runs another pass.
         """
+        self._failed.clear()
         wanted = _merged(watched for target in self._targets for watched in _with_ancestors(target))
         for watched in set(self._armed) - wanted:
             self._disarm(watched)
@@ -111,7 +122,8 @@ class FileWatcher:
             watch = self._observer.schedule(
                 handler, str(watched.path), recursive=watched.is_recursive, event_filter=_EVENTS
             )
-        except OSError:  # gone again, or out of inotify watches: the resync covers it
+        except OSError as err:  # most likely fs.inotify.max_user_watches or max_user_instances
+            self._failed[watched] = err.strerror or type(err).__name__
             return False
         self._armed[watched] = _Armed(watch, inode)
         return True

@@ -96,17 +96,18 @@ def _unix_socket(run_dir: Path) -> socket.socket:
     """Bind through the directory's descriptor: a socket's path may have only 107 bytes."""
     listener = socket.socket(socket.AF_UNIX)
     path = run_dir / SOCKET_NAME
-    descriptor = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        path.unlink(missing_ok=True)  # left by a killed agent: the lock says that no other one runs
-        listener.bind(f"/proc/self/fd/{descriptor}/{SOCKET_NAME}")
-        path.chmod(SOCKET_MODE)
+        descriptor = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            path.unlink(missing_ok=True)  # left by a killed agent: the lock says that no other one runs
+            listener.bind(f"/proc/self/fd/{descriptor}/{SOCKET_NAME}")
+            path.chmod(SOCKET_MODE)
+        finally:
+            os.close(descriptor)
     except OSError as err:
         listener.close()
-        message = f"cannot listen on {path}: {os.strerror(err.errno or 0)}"
+        message = f"cannot listen on {path}: {err.strerror}"
         raise ListenFailed(message, remedy="check run_dir") from err
-    finally:
-        os.close(descriptor)
     return listener
 
 
@@ -115,7 +116,7 @@ def _tcp_socket(listen: str) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as err:
-        message = f"cannot listen on {listen}: {os.strerror(err.errno or 0)}"
+        message = f"cannot listen on {listen}: {err.strerror}"
         raise ListenFailed(message, remedy="free the port, or set health_listen (empty for none)") from err
 
 

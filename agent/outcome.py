@@ -56,6 +56,8 @@ class Outcome:
     plan: Plan = field(default_factory=Plan)
     config: DesiredConfig | None = None
     origin: Origin | None = None
+    #: Hosts whose directory was somebody else's: saved, to be given back on release.
+    saved: frozenset[str] = frozenset()
     is_in_place: bool = False
     is_drift: bool = False
     is_complete: bool = True

@@ -44,6 +44,9 @@ class Disk(Protocol):
     def apply(self, plan: Plan, *, should_stop: Callable[[], bool]) -> bool:
         """Carry out a plan; False when it was stopped between two operations."""
 
+    def has_written(self) -> bool:
+        """Tell whether the agent's record names any host directory."""
+
     def read_last_good(self) -> bytes | None:
         """Return the last config that was accepted here."""
 
@@ -99,6 +102,7 @@ class _Planned:
     """Result of the step "observe": what differs."""
 
     plan: Plan = field(default_factory=Plan)
+    saved: frozenset[str] = frozenset()
     notices: tuple[Notice, ...] = ()
     has_other_agent: bool = False
 
@@ -173,6 +177,7 @@ class Reconciler:
             standing=Standing.OTHER_AGENT if planned.has_other_agent else desired.standing,
             steps=trace.steps,
             plan=planned.plan,
+            saved=planned.saved,
             config=desired.prepared.config if desired.prepared else None,
             origin=desired.origin,
             is_in_place=is_in_place,
@@ -199,7 +204,7 @@ class Reconciler:
 
     def _desire(self, reading: Reading) -> _Desired:
         last_good = self._disk.read_last_good()
-        is_managing = last_good is not None or bool(self._disk.observe(frozenset()).observed.owned.ours)
+        is_managing = last_good is not None or self._disk.has_written()
         choice = choose(
             reading,
             last_good=last_good,
@@ -253,7 +258,8 @@ class Reconciler:
         observation = self._disk.observe(_names(tree))
         if observation.observed.has_other_agent_marker:
             return _Planned(has_other_agent=True, notices=observation.notices)
-        return _Planned(plan=make_plan(tree, observation.observed), notices=observation.notices)
+        plan = make_plan(tree, observation.observed)
+        return _Planned(plan=plan, saved=observation.observed.backups, notices=observation.notices)
 
     # Step "registry.d".
 

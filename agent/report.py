@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.desired import Origin
 from agent.errors import AgentError, ConfigInvalid, ConfigUnsupported, RenderFailed
-from agent.model import DesiredConfig, Mirror, Notice
+from agent.model import DesiredConfig, Mirror, Notice, RegistryHost
 from agent.outcome import Mode, Outcome, Standing, Step
 
 #: What the version annotation says when nothing is desired (contract, section 0).
@@ -30,26 +30,12 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MirrorReport:
-    """One mirror without its secrets."""
-
-    url: str
-    capabilities: tuple[str, ...]
-    has_ca: bool
-    has_client_certificate: bool
-    user: str | None
-    rewrites: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HostReport:
-    """One registry host: whether its directory is what it should be, and its mirrors in order."""
+    """One registry host and whether its directory is what it should be."""
 
-    host: str
+    host: RegistryHost
     is_in_place: bool
-    mirrors: tuple[MirrorReport, ...]
-    server: str | None
-    fallback: bool
+    is_taken_over: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +60,8 @@ class Report:
     errors: tuple[AgentError, ...]
 
 
-def make_report(outcome: Outcome) -> Report:
-    """Say what a pass means for the node."""
+def make_report(outcome: Outcome, *, notices: tuple[Notice, ...] = ()) -> Report:
+    """Say what a pass means for the node; `notices` are warnings from outside the pass."""
     config = outcome.config
     paths = outcome.plan.changed_paths
     is_pending = not outcome.is_in_place
@@ -94,7 +80,7 @@ def make_report(outcome: Outcome) -> Report:
         taken_over=outcome.plan.taken_over,
         is_drift=outcome.is_drift,
         steps=outcome.steps,
-        warnings=outcome.notices,
+        warnings=(*outcome.notices, *notices),
         errors=outcome.errors,
     )
 
@@ -162,43 +148,33 @@ def _hosts(config: DesiredConfig, outcome: Outcome) -> tuple[HostReport, ...]:
     touched = outcome.plan.changed_hosts
     return tuple(
         HostReport(
-            host=host.name,
+            host=host,
             # A plan that could not be made says nothing about a single host.
             is_in_place=outcome.is_in_place or (bool(touched) and host.name not in touched),
-            mirrors=tuple(map(_mirror, host.mirrors)),
-            server=host.server,
-            fallback=host.fallback,
+            is_taken_over=host.name in outcome.saved or host.name in outcome.plan.taken_over,
         )
         for host in config.hosts
     )
 
 
-def _mirror(mirror: Mirror) -> MirrorReport:
-    return MirrorReport(
-        url=mirror.url,
-        capabilities=tuple(capability.value for capability in mirror.capabilities),
-        has_ca=mirror.ca is not None,
-        has_client_certificate=mirror.client is not None,
-        user=mirror.auth.username if mirror.auth else None,
-        rewrites=len(mirror.rewrites),
-    )
-
-
-def _host_json(host: HostReport) -> dict[str, Any]:
+def _host_json(report: HostReport) -> dict[str, Any]:
+    host = report.host
     return {
-        "host": host.host,
-        "in_place": host.is_in_place,
+        "host": host.name,
+        "in_place": report.is_in_place,
+        "taken_over": report.is_taken_over,
         "server": host.server,
         "fallback": host.fallback,
-        "mirrors": [
-            {
-                "url": mirror.url,
-                "capabilities": list(mirror.capabilities),
-                "ca": mirror.has_ca,
-                "client_certificate": mirror.has_client_certificate,
-                "user": mirror.user,
-                "rewrites": mirror.rewrites,
-            }
-            for mirror in host.mirrors
-        ],
+        "mirrors": [_mirror_json(mirror) for mirror in host.mirrors],
+    }
+
+
+def _mirror_json(mirror: Mirror) -> dict[str, Any]:
+    return {
+        "url": mirror.url,
+        "capabilities": [capability.value for capability in mirror.capabilities],
+        "ca": mirror.ca is not None,
+        "client_certificate": mirror.client is not None,
+        "user": mirror.auth.username if mirror.auth else None,
+        "rewrites": len(mirror.rewrites),
     }

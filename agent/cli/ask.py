@@ -61,7 +61,9 @@ def table(found: dict[str, Any]) -> str:
         rows += [("last pass", _last_pass(found))]
     lines = [f"{name:<10} {text}" for name, text in rows]
     for host in found.get("hosts", ()):
-        lines.append(f"{'host':<10} {host['host']}: {'in place' if host['in_place'] else 'DIFFERS'}")
+        state = "in place" if host["in_place"] else "DIFFERS"
+        taken_over = ", taken over from somebody else" if host["taken_over"] else ""
+        lines.append(f"{'host':<10} {host['host']}: {state}{taken_over}")
         lines += [f"{'':<12}{index}. {_mirror(mirror)}" for index, mirror in enumerate(host["mirrors"], start=1)]
         lines.append(f"{'':<12}then {_fallback(host)}")
     lines += [f"{'warning':<10} {warning['message']}" for warning in found.get("warnings", ())]

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     namespace = parser.parse_args(arguments)
     try:
-        settings = _settings(vars(namespace), os.environ)
+        settings = _settings(vars(namespace), os.environ) if namespace.has_settings else Settings()
         code: int = namespace.command(settings, namespace)
         sys.stdout.flush()
     except AgentError as err:
@@ -79,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="print the agent's /status as it is")
     _add_settings(status, _STATUS_SETTINGS)
 
-    _command(known, "version", commands.version, "print the version")
+    version = _command(known, "version", commands.version, "print the version")
+    version.set_defaults(has_settings=False)
     return parser
 
 
@@ -93,7 +94,7 @@ def _command(
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(command=action)
+    command.set_defaults(command=action, has_settings=True)
     return command
 
 

@@ -84,6 +84,11 @@ class NodeDisk:
                 executor.run(operation)
         return True
 
+    def has_written(self) -> bool:
+        """Tell whether the agent's record names any host directory."""
+        with contextlib.ExitStack() as stack:
+            return bool(self._read_names(_enter(stack, self._open_state()), ownership.RECORD_FILE).names)
+
     def read_last_good(self) -> bytes | None:
         """Return the last desired config that was accepted on this node."""
         with contextlib.ExitStack() as stack:
