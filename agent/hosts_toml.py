@@ -77,6 +77,7 @@ def compose(host: RegistryHost, target: Target) -> Composed:
     mirrors, dropped = _distinct(tuple(_resolved(host, mirror, target) for mirror in host.mirrors))
     notices = [*dropped, *(notice for mirror in mirrors for notice in _left_out(host, mirror, target.containerd))]
     endpoints = tuple(_endpoint(host, mirror, target) for mirror in mirrors)
+    notices += _no_resolver(host, endpoints)
     return Composed(
         file=HostsToml(endpoints=endpoints, server=_server(host, endpoints)),
         mirrors=mirrors,
@@ -168,6 +169,14 @@ def _left_out(host: RegistryHost, mirror: Mirror, containerd: Containerd) -> Ite
     if Capability.REFERRERS in mirror.capabilities and not containerd.is_known_from(REFERRERS_SINCE):
         message = f"{where}: capability referrers needs containerd {REFERRERS_SINCE} and is left out"
         yield Notice(code="ReferrersUnsupported", message=message)
+
+
+def _no_resolver(host: RegistryHost, endpoints: tuple[Endpoint, ...]) -> list[Notice]:
+    """Warn where containerd asks no mirror for a tag: it wants one with both (seen on 1.6, 1.7, 2.1)."""
+    if any({"pull", "resolve"} <= set(endpoint.capabilities) for endpoint in endpoints):
+        return []
+    message = f"no mirror of {host.name} can both pull and resolve: tags are looked up at the original registry only"
+    return [Notice(code="NoResolver", message=message)]
 
 
 def _endpoint(host: RegistryHost, mirror: Mirror, target: Target) -> Endpoint:

@@ -228,7 +228,8 @@ def open_below(root: Path, path: PurePosixPath, *, calls: Calls, mode: int | Non
     """Open ``root/path`` without following a symlink below `root`; None when it does not exist.
 
     With `mode`, missing directories are made: the last one with this mode. The node's own root,
-    ``/``, may reach the parent through symlinks, as its owner set them up; a mounted root may not.
+    ``/``, may reach the parent through symlinks, as its owner set them up; a mounted root may not:
+    there an absolute link would lead out of it (and ``/proc/PID/root`` itself resolves to ``/``).
     """
     absolute = PurePosixPath("/") / path
     if root == Path("/"):

@@ -1,0 +1,177 @@
+"""One node per containerd generation, and the registries that all of them share."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.node import images, registry, roots, tokens
+from tests.node.accounts import PULLER
+from tests.node.cri import Cri
+from tests.node.daemon import Daemon
+from tests.node.images import Image
+from tests.node.node import Node, booted
+from tests.node.registry import Registry
+
+NAMES = (
+    "bearer.test",
+    "clients.test",
+    "down.test",
+    "elsewhere.test",
+    "mirror-a.test",
+    "mirror-b.test",
+    "plain.test",
+    "registry.d8-system.svc",
+    "registry.test",
+    "tokens.test",
+    "upstream.test",
+)
+"""Names for 127.0.0.1: containerd would treat the address itself and localhost specially."""
+
+VERSIONS = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the containerd versions for the summary."""
+    config.stash[VERSIONS] = {}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which containerd the nodes ran: sid moves."""
+    for suite, version in config.stash[VERSIONS].items():
+        terminalreporter.write_line(f"{suite}: containerd {version}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine() -> None:
+    """Require root rights and the packages before anything else starts."""
+    roots.require_machine()
+
+
+@pytest.fixture(scope="session")
+def private_ca() -> trustme.CA:
+    """Return the CA of the mirrors, which no node trusts by itself."""
+    return trustme.CA(organization_name="private")
+
+
+@pytest.fixture(scope="session")
+def public_ca() -> trustme.CA:
+    """Return a CA that every node trusts, as the world's registries have one."""
+    return trustme.CA(organization_name="public")
+
+
+@pytest.fixture(scope="session", params=roots.SUITES, ids=lambda suite: suite.name)
+def node(
+    request: pytest.FixtureRequest,
+    public_ca: trustme.CA,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Node]:
+    """Run a node of one generation; the next boots when all tests of this one are done."""
+    suite: roots.Suite = request.param
+    root = roots.pristine(suite)
+    request.config.stash[VERSIONS][suite.name] = root.containerd
+    folder = tmp_path_factory.mktemp(suite.name)
+    trusted = public_ca.cert_pem.bytes()
+    with booted(root, folder, name=f"ra-{suite.name}-{os.getpid()}", names=NAMES, trusted=trusted) as running:
+        assert running.cri.version()[1].startswith(root.containerd)
+        yield running
+
+
+@pytest.fixture
+def cri(node: Node) -> Cri:
+    """Return the node's runtime as the kubelet sees it."""
+    return node.cri
+
+
+@pytest.fixture
+def agent(node: Node) -> Iterator[Daemon]:
+    """Return an agent that has never run on this node."""
+    daemon = Daemon(node)
+    yield daemon
+    try:
+        daemon.stop()
+    finally:
+        node.run("rm", "-rf", "/etc/containerd/registry.d", "/etc/registry-agent")
+        node.run("rm", "-rf", "/var/lib/registry-agent", "/run/registry-agent")
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for the registries."""
+    return tmp_path_factory.mktemp("registries")
+
+
+@pytest.fixture(scope="session")
+def mirror_a(storage: Path, private_ca: trustme.CA) -> Iterator[Registry]:
+    """Run a mirror with a private CA, for those with the password only."""
+    folder = storage / "a"
+    with registry.serving("mirror-a.test", folder, private_ca, account=PULLER) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def mirror_b(storage: Path, private_ca: trustme.CA) -> Iterator[Registry]:
+    """Run another mirror of the same kind."""
+    folder = storage / "b"
+    with registry.serving("mirror-b.test", folder, private_ca, account=PULLER) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def upstream(storage: Path, public_ca: trustme.CA) -> Iterator[Registry]:
+    """Run the original registry: every node trusts it, and it asks for no password."""
+    with registry.serving("upstream.test", storage / "upstream", public_ca) as running:
+        yield running
+
+
+@pytest.fixture
+def down(storage: Path) -> Iterator[Registry]:
+    """Return a registry that refuses every connection."""
+    with registry.address("down.test", storage / "down") as nobody:
+        yield nobody
+
+
+@pytest.fixture
+def bearer(mirror_a: Registry, tmp_path: Path, private_ca: trustme.CA, public_ca: trustme.CA) -> Iterator[Registry]:
+    """Serve the images of `mirror_a` behind a Bearer challenge, as vendors' registries have it."""
+    folder = tmp_path / "bearer"
+    with (
+        tokens.issuing("tokens.test", tmp_path / "tokens", public_ca, PULLER) as server,
+        registry.serving("bearer.test", folder, private_ca, auth=server.auth(), behind=mirror_a) as running,
+    ):
+        yield running
+
+
+@pytest.fixture
+def clients(mirror_a: Registry, tmp_path: Path, private_ca: trustme.CA) -> Iterator[Registry]:
+    """Serve the images of `mirror_a` to those with a client certificate."""
+    folder = tmp_path / "clients"
+    with registry.serving("clients.test", folder, private_ca, client_ca=private_ca, behind=mirror_a) as running:
+        yield running
+
+
+@pytest.fixture
+def plain(mirror_a: Registry, tmp_path: Path) -> Iterator[Registry]:
+    """Serve the images of `mirror_a` over plain HTTP, for the same account."""
+    with registry.serving("plain.test", tmp_path / "plain", None, account=PULLER, behind=mirror_a) as running:
+        yield running
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def stocked(tmp_path: Path) -> Callable[..., Image]:
+    """Return a function that makes a new image and pushes it to the registries which it is given."""
+
+    def push(*registries: Registry, under: str = "team") -> Image:
+        number = next(_numbers)
+        image = images.write(tmp_path / f"image-{number}", repository=f"{under}/app-{number}")
+        for each in registries:
+            each.push(image)
+        return image
+
+    return push
