@@ -266,9 +266,10 @@ class Reconciler:
     def _place(self, desired: _Desired, plan: Plan) -> _Done:
         if desired.prepared and desired.origin is Origin.LIVE:
             self._disk.write_last_good(desired.prepared.document)
-        is_complete = self._disk.apply(plan, should_stop=self._should_stop)
-        if is_complete and desired.standing is Standing.NOT_CONFIGURED:
+        if desired.standing is Standing.NOT_CONFIGURED:
+            # Before the release: a crash in between must not bring the deleted config back.
             self._disk.drop_last_good()
+        is_complete = self._disk.apply(plan, should_stop=self._should_stop)
         return _Done(StepResult.CHANGED if plan.operations else StepResult.UNCHANGED, is_complete)
 
     # Step "verify".

@@ -23,6 +23,7 @@ LOCK_FILE = "agent.lock"
 
 STATE_DIRECTORY_MODE = 0o700
 REGISTRY_DIRECTORY_MODE = 0o755
+RUN_DIRECTORY_MODE = 0o755
 
 MAX_RECORD_BYTES = 1024 * 1024
 MAX_LAST_GOOD_BYTES = 1024 * 1024
@@ -107,7 +108,7 @@ class NodeDisk:
         """Forget the config, once the node has been released."""
         with contextlib.ExitStack() as stack:
             state = _enter(stack, self._open_state())
-            if state is not None:
+            if state is not None and state.stat(LAST_GOOD_FILE) is not None:
                 state.remove(LAST_GOOD_FILE)
                 state.sync()
 
@@ -138,7 +139,7 @@ class NodeDisk:
 @contextlib.contextmanager
 def exclusive(root: Path, run_dir: PurePosixPath) -> Iterator[None]:
     """Hold the one lock per root; raises AlreadyRunning when another agent holds it."""
-    directory = _made(open_below(root, run_dir, calls=cast("Calls", os), mode=PUBLIC_MODE | 0o111))
+    directory = _made(open_below(root, run_dir, calls=cast("Calls", os), mode=RUN_DIRECTORY_MODE))
     with directory:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
