@@ -221,14 +221,15 @@ def make_plan(tree: Tree, observed: Observed) -> Plan:
     writes = [operation for host in tree.hosts for operation in _write(host, observed)]
     removals = [operation for host in tree.hosts for operation in _remove_stale(host, observed)]
     removals += [operation for name in sorted(released) for operation in _release(name, observed)]
+    intent = list(_intent(owned, desired))
     body = [
         *_cleanup(observed),
         *(SaveForeign(host=host.name) for host in tree.hosts if _is_foreign(host.name, observed)),
-        *_intent(owned, desired),
+        *intent,
         *writes,
         *([SyncRegistryDirectory()] if any(isinstance(write, PublishHost) for write in writes) else []),
         *removals,
-        *_fact(observed, desired, released),
+        *_fact(observed, desired, released, intent),
         *(DropBackup(host=name) for name in sorted(observed.backups & released)),
     ]
     return Plan(operations=tuple(body))
@@ -249,9 +250,12 @@ def _intent(owned: Owned, desired: frozenset[str]) -> Iterator[Operation]:
         yield RecordState(names=owned.state | desired)
 
 
-def _fact(observed: Observed, desired: frozenset[str], released: frozenset[str]) -> Iterator[Operation]:
+def _fact(
+    observed: Observed, desired: frozenset[str], released: frozenset[str], intent: list[Operation]
+) -> Iterator[Operation]:
     """State first: a host that is no longer in the record would stay in the state for ever."""
-    if released & observed.owned.state or not observed.is_state_canonical:
+    is_canonical = observed.is_state_canonical or any(isinstance(write, RecordState) for write in intent)
+    if released & observed.owned.state or not is_canonical:
         yield RecordState(names=(observed.owned.state - released) | desired)
     if released:
         yield RecordOurs(names=desired)

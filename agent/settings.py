@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -176,11 +176,17 @@ class Option:
 
 def options() -> Iterator[Option]:
     """Yield every setting in the order of the class."""
-    schema = Settings.model_json_schema()
     for name, field in Settings.model_fields.items():
-        default = field.default.value if isinstance(field.default, Mode) else field.default
-        choices = tuple(mode.value for mode in Mode) if name == "mode" else schema["properties"][name].get("enum", ())
-        yield Option(name=name, default=f"{default}", description=field.description or "", choices=tuple(choices))
+        is_mode = field.annotation is Mode
+        default = field.default.value if is_mode else field.default
+        choices = tuple(mode.value for mode in Mode) if is_mode else get_args(field.annotation)
+        is_choice = all(isinstance(choice, str) for choice in choices)
+        yield Option(
+            name=name,
+            default=f"{default}",
+            description=field.description or "",
+            choices=choices if is_choice else (),
+        )
 
 
 def load(flags: Mapping[str, str], environment: Mapping[str, str], *, config: Path | None = None) -> Settings:

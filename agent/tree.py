@@ -29,11 +29,12 @@ class File:
     name: str
     content: bytes = field(repr=False)
     mode: int
+    #: sha256 of the content, hex: compared in every pass, so computed once.
+    digest: str = field(init=False, repr=False)
 
-    @property
-    def digest(self) -> str:
-        """sha256 of the content, hex."""
-        return hashlib.sha256(self.content).hexdigest()
+    def __post_init__(self) -> None:
+        """Compute the digest."""
+        object.__setattr__(self, "digest", hashlib.sha256(self.content).hexdigest())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

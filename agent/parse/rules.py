@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -25,7 +24,11 @@ MAX_VERSION_LENGTH = 256
 
 #: Fields in PEM, where line breaks are part of the format.
 _PEM_FIELDS = {"ca", "cert", "key"}
-_PEM_BLANKS = frozenset("\n\r\t")
+
+#: Unicode's control characters and lone surrogates; in PEM, tab and line breaks are allowed.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROL_IN_PEM = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _GO_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+")
 
@@ -52,8 +55,7 @@ def _texts(value: object, place: _Place) -> _Found:
 
 
 def _text_problem(value: str, *, is_pem: bool) -> str | None:
-    allowed = _PEM_BLANKS if is_pem else frozenset()
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in set(value) - allowed):
+    if (_CONTROL_IN_PEM if is_pem else _CONTROL).search(value):
         return "must not contain control characters or line breaks"
     return None
 
