@@ -74,8 +74,9 @@ def server_url_problem(value: str) -> str | None:
         return "must be http:// or https:// with a host and an optional path, without credentials"
     host = match["host"]
     if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    return registry_host_problem(host)
+        return None if ":" in host and is_ip(host[1:-1]) else NOT_A_HOST
+    is_bare_ipv6 = host.count(":") > 1 and not host.startswith("[")
+    return "must have an IPv6 address in brackets" if is_bare_ipv6 else registry_host_problem(host)
 
 
 def with_node_ip(value: str, node_ip: str) -> str:

@@ -77,7 +77,7 @@ def compose(host: RegistryHost, target: Target) -> Composed:
     mirrors, dropped = _distinct(tuple(_resolved(host, mirror, target) for mirror in host.mirrors))
     notices = [*dropped, *(notice for mirror in mirrors for notice in _left_out(host, mirror, target.containerd))]
     endpoints = tuple(_endpoint(host, mirror, target) for mirror in mirrors)
-    notices += _no_resolver(host, endpoints)
+    notices += _without_effect(host, endpoints)
     return Composed(
         file=HostsToml(endpoints=endpoints, server=_server(host, endpoints)),
         mirrors=mirrors,
@@ -171,12 +171,16 @@ def _left_out(host: RegistryHost, mirror: Mirror, containerd: Containerd) -> Ite
         yield Notice(code="ReferrersUnsupported", message=message)
 
 
-def _no_resolver(host: RegistryHost, endpoints: tuple[Endpoint, ...]) -> list[Notice]:
-    """Warn where containerd asks no mirror for a tag: it wants one with both (seen on 1.6, 1.7, 2.1)."""
+def _without_effect(host: RegistryHost, endpoints: tuple[Endpoint, ...]) -> Iterator[Notice]:
+    """Warn of what containerd accepts and passes over."""
+    if host.name.count(":") > 1 and not host.name.startswith("["):
+        message = f"{host.name}: image references name an IPv6 registry in brackets, so this host is never looked up"
+        yield Notice(code="HostNeverUsed", message=message)
+    # containerd asks only mirrors with both for a tag (seen on 1.6.20, 1.7.24 and 2.1.9).
     if any({"pull", "resolve"} <= set(endpoint.capabilities) for endpoint in endpoints):
-        return []
-    message = f"no mirror of {host.name} can both pull and resolve: tags are looked up at the original registry only"
-    return [Notice(code="NoResolver", message=message)]
+        return
+    message = f"no mirror of {host.name} can both pull and resolve: they are passed over when a tag is looked up"
+    yield Notice(code="NoResolver", message=message)
 
 
 def _endpoint(host: RegistryHost, mirror: Mirror, target: Target) -> Endpoint:

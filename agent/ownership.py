@@ -42,7 +42,7 @@ def read_names(raw: bytes | None, *, path: str) -> NameList:
         return NameList(names=frozenset())
     try:
         entries = json.loads(raw)
-    except ValueError:  # also a RecursionError's cousin: UnicodeDecodeError is a ValueError
+    except (ValueError, RecursionError):  # not UTF-8 is a ValueError, too deep is not
         entries = None
     if not isinstance(entries, list):
         return NameList(names=frozenset(), notices=(_notice(path, "is not a JSON array and counts as empty"),))

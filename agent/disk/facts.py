@@ -27,7 +27,8 @@ class NodeFacts:
         """`origin` says in words where the desired config is kept, for the header of hosts.toml."""
         self._settings = settings
         self._disk = disk
-        self._origin = origin
+        # A file name may hold bytes that are no text; the header of hosts.toml is UTF-8.
+        self._origin = origin.encode(errors="backslashreplace").decode()
 
     def target(self) -> Target:
         """Return what to render for; raises DiskFailed."""

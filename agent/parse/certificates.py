@@ -7,13 +7,16 @@ private keys from files only.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import re
 import ssl
 
-_BLOCK = re.compile(r"-----BEGIN (?P<label>[^\n-]+)-----(?P<body>[^-]*)-----END (?P=label)-----")
+from agent.parse.encoding import canonical_base64
+
+#: As Go reads PEM: both marks alone at the start of a line (encoding/pem).
+_BLOCK = re.compile(
+    r"^-----BEGIN (?P<label>[^\n-]+)-----[ \t\r]*\n(?P<body>[^-]*)^-----END (?P=label)-----[ \t\r]*$", re.MULTILINE
+)
 _BLANKS = re.compile(r"\s+")
 _MARK = "-----BEGIN "
 
@@ -49,11 +52,22 @@ class CaChecker:
         return None
 
     def _parses(self, body: str) -> bool:
+        der = canonical_base64(_BLANKS.sub("", body))
+        if der is None or len(der) != _der_length(der):
+            return False
         try:
-            self._context.load_verify_locations(cadata=base64.b64decode(_BLANKS.sub("", body), validate=True))
-        except (ssl.SSLError, binascii.Error, ValueError):
+            self._context.load_verify_locations(cadata=der)
+        except (ssl.SSLError, ValueError):
             return False
         return True
+
+
+def _der_length(der: bytes) -> int:
+    """Length of the first DER element with its header; Go refuses a certificate with more behind it."""
+    if len(der) < 2 or der[1] < 0x80:  # noqa: PLR2004 -- X.690: tag and length byte, short form below 0x80
+        return 2 + der[1] if len(der) > 1 else 0
+    size = der[1] & 0x7F
+    return 2 + size + int.from_bytes(der[2 : 2 + size])
 
 
 def key_pair_problem(certificate: str, key: str) -> str | None:

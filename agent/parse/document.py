@@ -23,6 +23,7 @@ from agent.model import (
 from agent.parse import rules, version, wire, yaml_document
 
 MAX_DOCUMENT_BYTES = 1024 * 1024
+MAX_UNKNOWN_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +48,14 @@ def parse(raw: bytes) -> Parsed:
 
 
 def _notices(document: wire.Document, digest: str) -> tuple[Notice, ...]:
+    unknown = wire.unknown_fields(document)
     notices = [
         Notice(code="UnknownField", message=f"{name} is not known to this version of the agent and is ignored")
-        for name in wire.unknown_fields(document)
+        for name in unknown[:MAX_UNKNOWN_SHOWN]
     ]
+    if len(unknown) > MAX_UNKNOWN_SHOWN:
+        message = f"{len(unknown) - MAX_UNKNOWN_SHOWN} more fields are not known and are ignored"
+        notices.append(Notice(code="UnknownField", message=message))
     if document.version != digest:
         message = f"version is not the digest of the document ({digest}): it was edited by hand or damaged"
         notices.append(Notice(code="VersionMismatch", message=message))

@@ -6,8 +6,6 @@ section 1; the extensions at the end of a mirror are ours.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,7 +15,8 @@ from agent.errors import Problem
 from agent.model import Capability, Scheme
 from agent.parse import wire
 from agent.parse.certificates import CaChecker, key_pair_problem
-from agent.parse.go_regexp import rewrite_problems
+from agent.parse.encoding import canonical_base64
+from agent.parse.go_regexp import RewriteChecker
 
 MAX_HOSTS = 1000
 MAX_VERSION_LENGTH = 256
@@ -30,7 +29,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _CONTROL_IN_PEM = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_GO_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+")
+_GO_DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?P<unit>ns|us|µs|ms|s|m|h)")
+_UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
+MAX_DIAL_TIMEOUT_S = 24 * 3600
 
 _Place = tuple[str | int, ...]
 
@@ -77,7 +78,7 @@ def _hosts(document: wire.Document) -> _Found:
         yield ("hosts",), "must have at least one entry"
     if len(document.hosts) > MAX_HOSTS:
         yield ("hosts",), f"must have at most {MAX_HOSTS} entries, has {len(document.hosts)}"
-    certificates = CaChecker()
+    certificates, rewrites = CaChecker(), RewriteChecker()
     for name, host in document.hosts.items():
         place = ("hosts", name)
         yield place, _blank(name) or address.host_key_problem(name)
@@ -85,6 +86,7 @@ def _hosts(document: wire.Document) -> _Found:
         for index, mirror in enumerate(host.mirrors):
             mirror_place = (*place, "mirrors", index)
             yield from _mirror(mirror, mirror_place, certificates)
+            yield from _rewrites(mirror, mirror_place, rewrites)
             yield from _extensions(mirror, mirror_place)
 
 
@@ -111,8 +113,11 @@ def _mirror(mirror: wire.Mirror, place: _Place, certificates: CaChecker) -> _Fou
         yield (*place, "ca"), certificates.problem(mirror.ca)
     if mirror.auth is not None:
         yield from _auth(mirror.auth, (*place, "auth"))
+
+
+def _rewrites(mirror: wire.Mirror, place: _Place, rewrites: RewriteChecker) -> _Found:
     for index, rule in enumerate(mirror.rewrites or ()):
-        bad_pattern, bad_replacement = rewrite_problems(rule.pattern, rule.replacement)
+        bad_pattern, bad_replacement = rewrites.problems(rule.pattern, rule.replacement)
         yield (*place, "rewrites", index, "from"), bad_pattern
         yield (*place, "rewrites", index, "to"), bad_replacement
 
@@ -133,8 +138,8 @@ def _auth(auth: wire.Auth, place: _Place) -> _Found:
 def decode_auth(encoded: str) -> str | None:
     """Return ``user:password`` from its base64 form, or None when it is something else."""
     try:
-        decoded = base64.b64decode(encoded, validate=True).decode()
-    except (binascii.Error, ValueError):
+        decoded = (canonical_base64(encoded) or b"").decode()
+    except UnicodeDecodeError:
         return None
     return decoded if decoded.partition(":")[0] and ":" in decoded else None
 
@@ -159,9 +164,11 @@ def _capabilities_problem(words: list[str]) -> str | None:
 
 
 def _duration_problem(text: str) -> str | None:
-    if _GO_DURATION.fullmatch(text) and any(digit in text for digit in "123456789"):
-        return None
-    return "must be a positive duration with a unit, such as 200ms or 5s"
+    if text and not _GO_DURATION.sub("", text):
+        seconds = sum(float(part["number"]) * _UNIT_S[part["unit"]] for part in _GO_DURATION.finditer(text))
+        if 0 < seconds <= MAX_DIAL_TIMEOUT_S:
+            return None
+    return "must be a positive duration with a unit, such as 200ms or 5s, and at most 24h"
 
 
 def _headers(mirror: wire.Mirror, place: _Place) -> _Found:

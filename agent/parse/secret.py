@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any
 
 from agent.errors import ConfigInvalid, Problem
 from agent.parse import yaml_document
 from agent.parse.document import MAX_DOCUMENT_BYTES
+from agent.parse.encoding import canonical_base64
 
 CONFIG_KEY = "config"
 
@@ -22,11 +21,10 @@ def from_data(data: Mapping[str, Any], *, key: str = CONFIG_KEY) -> bytes:
     value = data.get(key)
     if not isinstance(value, str) or not value:
         raise _refused(f"data.{key}", "is missing from the Secret")
-    try:
-        return base64.b64decode("".join(value.split()), validate=True)
-    except (binascii.Error, ValueError):
-        rule = "is not base64"
-    raise _refused(f"data.{key}", rule)
+    document = canonical_base64("".join(value.split()))
+    if document is None:
+        raise _refused(f"data.{key}", "is not base64")
+    return document
 
 
 def from_file(raw: bytes, *, key: str = CONFIG_KEY) -> bytes:

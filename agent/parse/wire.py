@@ -14,7 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, Valida
 
 from agent.errors import ConfigInvalid, Problem
 
-MAX_NAME_SHOWN = 64
+MAX_NAME_SHOWN = 128
+
+#: Where keys of maps stand in a path, and what stands before: hosts.K, hosts.K.mirrors.N.headers.K.
+_KEYED = {1: "hosts", 5: "headers"}
+#: What pydantic puts behind the name of a header are its own words for the types it tried.
+_HEADER_NAME = 5
 
 _TEXT_TYPES = {"string_type": "must be text (in quotes, if it looks like a number or a date)"}
 _RULES = _TEXT_TYPES | {
@@ -108,15 +113,13 @@ def read(loaded: Any) -> Document:
 def path(location: Sequence[str | int]) -> str:
     """Write a place in the document the way jq does: ``hosts["r.example.com"].mirrors[0].ca``."""
     text = ""
-    previous: str | int = ""
-    for part in location:
+    for index, part in enumerate(location):
         if isinstance(part, int):
             text += f"[{part}]"
-        elif previous in {"hosts", "headers"}:
+        elif _KEYED.get(index) == location[index - 1]:
             text += f'["{printable(part)}"]'
-        elif part not in {"str", "list[str]"}:  # pydantic's names for the branches of a union
+        elif index <= _HEADER_NAME or location[_HEADER_NAME - 1] != "headers":
             text += f".{printable(part)}" if text else printable(part)
-        previous = part
     return text
 
 
