@@ -11,6 +11,7 @@ import ipaddress
 import re
 
 from agent.model import NODE_IP_PLACEHOLDER, WILDCARD_HOST
+from agent.tree import STATE_FILE
 
 #: A host becomes part of file names such as ``https-HOST-client.crt``; Linux ends names at 255.
 MAX_HOST_LENGTH = 230
@@ -25,6 +26,8 @@ NOT_A_HOST = "must be a DNS name or an IP address, with an optional port"
 
 def host_key_problem(value: str) -> str | None:
     """Return what is wrong with a key of `hosts`; the wildcard ``_default`` is allowed."""
+    if value == STATE_FILE:
+        return "is the name of the state file beside the host directories"
     return None if value == WILDCARD_HOST else registry_host_problem(value)
 
 

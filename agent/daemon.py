@@ -7,7 +7,9 @@ import contextlib
 import logging
 import random
 import signal
+import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable
 
 from agent import __version__, templates
@@ -15,10 +17,11 @@ from agent.board import Board, Posted
 from agent.disk.facts import NodeFacts
 from agent.disk.node import NodeDisk, exclusive
 from agent.drift import FileWatcher, Watched
+from agent.errors import AgentError
 from agent.health import make_app, serving
 from agent.log import ReportLog
 from agent.metrics import Metrics
-from agent.outcome import Outcome
+from agent.outcome import Mode, Outcome, Standing
 from agent.policy import Pace
 from agent.reconcile import Reconciler
 from agent.render import Renderer
@@ -27,6 +30,9 @@ from agent.settings import Settings
 from agent.source import FileSource
 
 logger = logging.getLogger(__name__)
+
+#: A stop waits this long for a running pass; the promise is 2 s for the whole shutdown.
+SHUTDOWN_PATIENCE_S = 1.2
 
 #: Pause after a pass that failed or repaired drift. Drift is promised to be repaired within 1 s.
 MIN_SPACING_S = 0.2
@@ -39,7 +45,9 @@ async def run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop, wakeup)
-    with exclusive(settings.root, settings.run_dir):
+    threading.excepthook = _log_thread_failure
+    locked = (settings.run_dir, settings.state_dir) if settings.mode is Mode.MANAGE else (settings.run_dir,)
+    with exclusive(settings.root, locked):
         board = Board(pass_timeout_s=settings.pass_timeout_s)
         metrics = Metrics()
         watcher = FileWatcher(_targets(settings), lambda: wakeup.set("files changed"))
@@ -62,7 +70,7 @@ def build_reconciler(settings: Settings, should_stop: Callable[[], bool] = lambd
     return Reconciler(
         source=FileSource(settings.on_node(settings.source_file)),
         disk=disk,
-        node=NodeFacts(settings, disk, origin=f"the file {settings.source_file}"),
+        node=NodeFacts(settings, origin=f"the file {settings.source_file}"),
         renderer=Renderer(templates.read("hosts.toml.j2")),
         mode=settings.mode,
         settle_s=settings.absent_settle_s,
@@ -108,6 +116,7 @@ class Loop:
         self._pace = Pace(
             resync_s=settings.resync_interval_s, retry_min_s=settings.retry_min_s, retry_max_s=settings.retry_max_s
         )
+        self._mode = settings.mode
         self._number = 0
         self._failures = 0
 
@@ -115,8 +124,13 @@ class Loop:
         """Run passes until `stop` is set; a pass that runs then ends at its next operation."""
         await asyncio.to_thread(self._watcher.arm)
         trigger = "start"
+        stopping = asyncio.create_task(stop.wait(), name="stop")
         while not stop.is_set():
-            next_in_s = await self.run_pass(trigger)
+            running = asyncio.create_task(self.run_pass(trigger), name="pass")
+            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done() and not await self._finish(running):
+                break
+            next_in_s = running.result()
             if await asyncio.to_thread(self._watcher.arm):
                 wakeup.set("watches renewed")
             await self._hold(stop)
@@ -126,7 +140,7 @@ class Loop:
         """Run one pass, publish it and return the seconds until the next."""
         self._board.begin_pass()
         started = time.monotonic()
-        outcome = await self._reconciler.run_pass()
+        outcome = await self._guarded_pass()
         next_in_s = self._next_in_s(outcome)
         self._number += 1
         posted = Posted(
@@ -142,6 +156,15 @@ class Loop:
         self._log.write(posted)
         return next_in_s
 
+    async def _finish(self, running: asyncio.Task[float]) -> bool:
+        """Let a pass end after a stop: it begins no write now, and a write that has begun is short."""
+        await asyncio.wait({running}, timeout=SHUTDOWN_PATIENCE_S)
+        if running.done():
+            return True
+        logger.warning("stopping in the middle of a pass that is computing or waiting for the disk")
+        running.cancel()
+        return False
+
     async def _hold(self, stop: asyncio.Event) -> None:
         """Keep passes that fight somebody else's writes apart, however fast the other one is."""
         report = self._board.posted.report if self._board.posted else None
@@ -150,6 +173,18 @@ class Loop:
                 async with asyncio.timeout(MIN_SPACING_S):
                     await stop.wait()
 
+    async def _guarded_pass(self) -> Outcome:
+        """Turn a defect of the agent into an outcome: a restart would meet the same input again."""
+        try:
+            return await self._reconciler.run_pass()
+        except Exception as err:  # noqa: BLE001 -- the outer edge of the loop
+            # Neither the error's text nor a traceback with its values: they may quote the config.
+            where = "".join(traceback.format_tb(err.__traceback__))
+            logger.error("internal error %s at\n%s", type(err).__name__, where)  # noqa: TRY400 -- see above
+            message = f"internal error {type(err).__name__}: a defect of the agent, see its log"
+            error = AgentError(message, remedy="what is on the node stays as it is; please report it")
+            return Outcome(mode=self._mode, standing=Standing.UNKNOWN, steps=(), errors=(error,), is_retry_useful=True)
+
     def _next_in_s(self, outcome: Outcome) -> float:
         self._failures = self._failures + 1 if outcome.is_retry_useful else 0
         if outcome.is_retry_useful:
@@ -157,6 +192,12 @@ class Loop:
         if outcome.confirm_in_s is not None:
             return outcome.confirm_in_s
         return self._pace.after_success(random=random.random())  # noqa: S311 -- spreads load, guards nothing
+
+
+def _log_thread_failure(failure: threading.ExceptHookArgs) -> None:
+    """Say in one line that a watcher thread failed: it costs events, which the resync makes up for."""
+    name = failure.thread.name if failure.thread else "?"
+    logger.warning("thread %s failed (%s): changes of files may be seen late", name, failure.exc_type.__name__)
 
 
 def _stop(stop: asyncio.Event, wakeup: Wakeup) -> None:
@@ -176,8 +217,7 @@ async def _watching(watcher: FileWatcher) -> AsyncIterator[None]:
 def _targets(settings: Settings) -> tuple[Watched, ...]:
     source = settings.on_node(settings.source_file)
     return (
-        # The parent too: a watch does not survive the removal of its own directory.
-        Watched(path=settings.on_node(settings.registry_dir).parent, is_recursive=True),
+        Watched(path=settings.on_node(settings.registry_dir), is_recursive=True),
         # kubelet replaces the symlink ..data when a mounted Secret or ConfigMap changes.
         Watched(path=source.parent, is_recursive=False, names=frozenset({source.name, "..data"})),
     )

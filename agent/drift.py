@@ -2,7 +2,7 @@
 
 Events are hints, the plan is the truth: a missed event costs a resync interval, never correctness.
 Watches end when their directory is deleted and follow it when it is renamed, so each directory is
-watched together with its name in the parent, and `arm` is called after every pass.
+watched together with its name in the parent, some levels up, and `arm` is called after every pass.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from watchdog.events import (
     DirAttribEvent,
@@ -32,6 +33,13 @@ from watchdog.observers.api import BaseObserver, ObservedWatch
 
 from agent.model import Notice
 from agent.tree import TEMPORARY_PREFIX
+
+#: Levels above a directory that are watched for its name: /etc and / for /etc/containerd/registry.d.
+ANCESTORS = 3
+
+#: A named file that is written in place is looked at when nothing was written for this long, so that
+#: no half of it is taken for the whole. A file that is renamed into place is looked at immediately.
+WRITE_SETTLE_S = 0.1
 
 #: Reads are filtered out, or every image pull would wake the agent. FileModifiedEvent is also what
 #: makes inotify report changes of mode (measured with watchdog 7.1).
@@ -73,6 +81,7 @@ class FileWatcher:
         self._observer: BaseObserver = Observer()
         self._armed: dict[Watched, _Armed] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._settling: asyncio.TimerHandle | None = None
         self._failed: dict[Watched, str] = {}
 
     @property
@@ -118,10 +127,9 @@ class FileWatcher:
         if inode is None:
             return False
         handler = _Handler(watched, self._wake)
+        path = os.path.realpath(watched.path)  # watchdog does not follow a symlink here
         try:
-            watch = self._observer.schedule(
-                handler, str(watched.path), recursive=watched.is_recursive, event_filter=_EVENTS
-            )
+            watch = self._observer.schedule(handler, path, recursive=watched.is_recursive, event_filter=_EVENTS)
         except OSError as err:  # most likely fs.inotify.max_user_watches or max_user_instances
             self._failed[watched] = err.strerror or type(err).__name__
             return False
@@ -134,15 +142,25 @@ class FileWatcher:
     def _is_alive(self, watch: ObservedWatch) -> bool:
         return any(emitter.watch == watch and emitter.is_alive() for emitter in self._observer.emitters)
 
-    def _wake(self) -> None:
+    def _wake(self, *, is_settled: bool) -> None:
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._on_change)
+            self._loop.call_soon_threadsafe(self._on_change if is_settled else self._settle)
+
+    def _settle(self) -> None:
+        if self._loop is not None:
+            if self._settling is not None:
+                self._settling.cancel()
+            self._settling = self._loop.call_later(WRITE_SETTLE_S, self._on_change)
+
+
+class _Wake(Protocol):
+    def __call__(self, *, is_settled: bool) -> None: ...
 
 
 class _Handler(FileSystemEventHandler):
     """Runs on the observer's thread: filter, wake, nothing else."""
 
-    def __init__(self, watched: Watched, wake: Callable[[], None]) -> None:
+    def __init__(self, watched: Watched, wake: _Wake) -> None:
         self._watched = watched
         self._wake = wake
 
@@ -153,19 +171,25 @@ class _Handler(FileSystemEventHandler):
             return
         # Our own half-written files wake nobody; the rename that ends them does.
         if f"/{TEMPORARY_PREFIX}" not in paths[0]:
-            self._wake()
+            is_write = isinstance(event, FileCreatedEvent | FileModifiedEvent)
+            self._wake(is_settled=names is None or not is_write)
 
 
 def _with_ancestors(target: Watched) -> Iterator[Watched]:
-    """Yield the target, if it exists, and the nearest existing ancestor, for the name below it."""
+    """Yield the target, the existing ones of its ancestors, and where its named files really are."""
     path = target.path
-    if path.is_dir():
+    if os.path.isdir(path):
         yield target
-    else:
-        while path.parent != path and not path.parent.is_dir():
-            path = path.parent
-    if path.parent != path:
-        yield Watched(path=path.parent, is_recursive=False, names=frozenset({path.name}))
+    for name in target.names or ():
+        real = Path(os.path.realpath(path / name))
+        if real.parent != path and os.path.isdir(real.parent):
+            yield Watched(path=real.parent, is_recursive=False, names=frozenset({real.name}))
+    found = 0
+    while path.parent != path and found < ANCESTORS:
+        if os.path.isdir(path.parent):
+            yield Watched(path=path.parent, is_recursive=False, names=frozenset({path.name}))
+            found += 1
+        path = path.parent
 
 
 def _merged(found: Iterable[Watched]) -> set[Watched]:

@@ -7,7 +7,9 @@ Node condition.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
+from typing import ClassVar
 
 #: How many problems of one refused config are spelled out; the rest is counted.
 MAX_PROBLEMS_SHOWN = 20
@@ -70,6 +72,19 @@ class RenderFailed(AgentError):
     reason = "RenderFailed"
 
 
+class LastGoodUnusable(AgentError):
+    """The copy of the last good config cannot be used, because it or the agent has changed."""
+
+    reason = "LastGoodUnusable"
+
+    def __init__(self, cause: AgentError) -> None:
+        """Say what is wrong with the copy, without its values."""
+        super().__init__(
+            f"the kept copy of the last good config cannot be used: {cause.message}",
+            remedy="what is on the node stays as it is until the source has a valid config",
+        )
+
+
 class SourceUnreadable(AgentError):
     """The source of the desired config cannot be read; the last good copy stays in force."""
 
@@ -81,16 +96,23 @@ class DiskFailed(AgentError):
 
     reason = "DiskFailed"
 
+    _REMEDIES: ClassVar = {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "raise the quota or free some space",
+        errno.EROFS: "the file system is read-only: mount it writable",
+        errno.EACCES: "check the rights: is the agent running as root?",
+        errno.EPERM: "check the rights: is the agent running as root?",
+        errno.EMFILE: "raise the limit of open files (LimitNOFILE)",
+    }
+
     def __init__(self, operation: str, path: str, cause: OSError) -> None:
         """Name the operation, the path and the system's word for the error."""
         self.errno = cause.errno
         text = cause.strerror or type(cause).__name__
         # A foreign file name may hold bytes that are no text; a message must always be printable.
         shown = path.encode(errors="backslashreplace").decode()
-        super().__init__(
-            f"{operation} {shown}: {text}",
-            remedy="nothing was left half-written; the agent tries again by itself",
-        )
+        remedy = self._REMEDIES.get(cause.errno or 0, "check the path and the disk (dmesg)")
+        super().__init__(f"{operation} {shown}: {text}", remedy=remedy)
 
 
 class Obstructed(AgentError):

@@ -18,9 +18,8 @@ from agent.board import Board
 from agent.errors import ListenFailed
 from agent.metrics import CONTENT_TYPE, Metrics
 from agent.report import as_json
-from agent.settings import Settings, split_listen
+from agent.settings import SOCKET_NAME, Settings, split_listen
 
-SOCKET_NAME = "agent.sock"
 SOCKET_MODE = 0o600
 
 #: Nothing here takes long, so nothing is waited for when the agent stops.

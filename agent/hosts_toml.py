@@ -19,6 +19,7 @@ from agent.runtime import (
     DIAL_TIMEOUT_SINCE,
     IPV6_REFERENCE_SINCE,
     OLDEST_SUPPORTED,
+    QUOTED_KEY_SINCE,
     REFERRERS_SINCE,
     WILDCARD_SINCE,
     Containerd,
@@ -199,7 +200,7 @@ def _endpoint(host: RegistryHost, mirror: Mirror, target: Target) -> Endpoint:
         dial_timeout=mirror.dial_timeout if is_dial_timeout_read else None,
         header=_header(mirror, with_credentials=not has_auth_table),
         auth=mirror.auth.encoded.reveal() if mirror.auth and has_auth_table else None,
-        rewrites=_rewrites(host, mirror, target.containerd.flavour),
+        rewrites=_rewrites(host, mirror, target.containerd),
         rewrite_table=target.containerd.flavour is Flavour.K3S,
     )
 
@@ -225,13 +226,19 @@ def _header(mirror: Mirror, *, with_credentials: bool) -> tuple[tuple[str, tuple
     return tuple(header)
 
 
-def _rewrites(host: RegistryHost, mirror: Mirror, flavour: Flavour) -> tuple[tuple[str, str], ...]:
+def _rewrites(host: RegistryHost, mirror: Mirror, containerd: Containerd) -> tuple[tuple[str, str], ...]:
     rules = tuple((rule.pattern, rule.replacement) for rule in mirror.rewrites)
-    if flavour is Flavour.DECKHOUSE:
+    if containerd.flavour is Flavour.DECKHOUSE:
         return rules
-    if flavour is Flavour.K3S:
-        # A table has each key once; the first of equal rules is the one that would win.
-        return tuple(rule for index, rule in enumerate(rules) if rule[0] not in dict(rules[:index]))
+    if containerd.flavour is Flavour.K3S:
+        if any('"' in pattern for pattern, _ in rules) and not containerd.is_known_from(QUOTED_KEY_SINCE):
+            message = f"mirror {mirror.url} of {host.name} has a rewrite with a double quote"
+            remedy = f"write it as \\x22: before {QUOTED_KEY_SINCE}, containerd drops a file with such a key"
+            raise ConfigUnsupported("RewriteUnsupported", message, remedy=remedy)
+        first: dict[str, str] = {}  # a table has each key once; the first of equal rules would win
+        for pattern, replacement in rules:
+            first.setdefault(pattern, replacement)
+        return tuple(first.items())
     if not all(_is_noop(rule) for rule in mirror.rewrites):
         raise ConfigUnsupported(
             "RewriteUnsupported",

@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.model import Notice
-from agent.tree import is_plain_name
+from agent.tree import STATE_FILE, is_plain_name
 
-STATE_FILE = "deckhouse_hosts_state.json"
 RECORD_FILE = "ownership.json"
 
 #: A file in registry.d by which another node agent says that registry.d is its own.
@@ -34,22 +33,29 @@ class NameList:
 
     names: frozenset[str]
     notices: tuple[Notice, ...] = ()
+    is_known: bool = True
 
 
 def read_names(raw: bytes | None, *, path: str) -> NameList:
     """Read a JSON array of host names; entries that are not plain names are refused, never followed."""
     if raw is None:
-        return NameList(names=frozenset())
+        return NameList(names=frozenset(), is_known=False)
     try:
         entries = json.loads(raw)
     except (ValueError, RecursionError):  # not UTF-8 is a ValueError, too deep is not
         entries = None
     if not isinstance(entries, list):
-        return NameList(names=frozenset(), notices=(_notice(path, "is not a JSON array and counts as empty"),))
-    names = frozenset(entry for entry in entries if isinstance(entry, str) and is_plain_name(entry))
-    refused = len(entries) - len([entry for entry in entries if isinstance(entry, str) and is_plain_name(entry)])
+        notice = _notice(path, "is not a JSON array and counts as empty")
+        return NameList(names=frozenset(), notices=(notice,), is_known=False)
+    plain = [entry for entry in entries if isinstance(entry, str) and is_host_name(entry)]
+    names, refused = frozenset(plain), len(entries) - len(plain)
     notices = (_notice(path, f"has {refused} entries that are not host names; they are dropped"),) if refused else ()
     return NameList(names=names, notices=notices)
+
+
+def is_host_name(name: str) -> bool:
+    """Tell whether an entry of a record may name a host directory."""
+    return is_plain_name(name) and not name.startswith(".") and name != STATE_FILE
 
 
 def write_names(names: Iterable[str]) -> bytes:

@@ -192,6 +192,11 @@ class Plan:
     operations: tuple[Operation, ...] = ()
 
     @property
+    def is_cleanup(self) -> bool:
+        """Tell whether nothing but the agent's own leftovers is touched."""
+        return all(isinstance(operation, RemoveLeftovers | DropBackup) for operation in self.operations)
+
+    @property
     def changed_paths(self) -> tuple[str, ...]:
         """Paths below registry.d that the plan writes or removes, for logs and reports."""
         return tuple(path for operation in self.operations for path in _paths(operation))
@@ -238,8 +243,9 @@ def make_plan(tree: Tree, observed: Observed) -> Plan:
 def _cleanup(observed: Observed) -> Iterator[Operation]:
     if observed.leftovers or observed.state_leftovers:
         yield RemoveLeftovers(paths=observed.leftovers, state_names=observed.state_leftovers)
-    # A saved directory that is not ours now was given back, or its takeover never began.
-    yield from (DropBackup(host=name) for name in sorted(observed.backups - observed.owned.ours))
+    # A saved directory that nobody manages now was given back, or its takeover never began.
+    orphans = observed.backups - observed.owned.ours - observed.owned.state
+    yield from (DropBackup(host=name) for name in sorted(orphans))
 
 
 def _intent(owned: Owned, desired: frozenset[str]) -> Iterator[Operation]:
@@ -272,11 +278,14 @@ def _is_foreign(name: str, observed: Observed) -> bool:
 def _refuse_obstacles(tree: Tree, observed: Observed) -> None:
     """Refuse to clear away what was never ours; inside a directory of ours, only the names we write."""
     for host in tree.hosts:
-        if not _is_foreign(host.name, observed):
+        is_foreign = _is_foreign(host.name, observed)
+        if not is_foreign and host.name not in observed.backups:
             continue
-        found = observed.hosts[host.name]
-        names = [file.name for file in host.files if _kind(found, file.name) is Kind.DIRECTORY]
-        if found.kind is not Kind.DIRECTORY or names:
+        found = observed.hosts.get(host.name, ObservedHost(kind=Kind.DIRECTORY))
+        # In a directory that was taken over, only hosts.toml is sure to be ours.
+        names = [file.name for file in host.files if is_foreign or file.name != HOSTS_TOML]
+        names = [name for name in names if _kind(found, name) is Kind.DIRECTORY]
+        if (is_foreign and found.kind is not Kind.DIRECTORY) or names:
             path = "/".join([host.name, *names[:1]])
             message = f"{path} in registry.d is not the agent's and cannot be replaced safely"
             raise Obstructed(message, remedy="move it away; the agent goes on by itself")

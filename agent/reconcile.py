@@ -7,15 +7,15 @@ them.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
+from agent import threads
 from agent.desired import Candidate, Confirm, Origin, Reading, Release, Use, choose
-from agent.errors import AgentError, ConfigInvalid, ConfigUnsupported, RenderFailed, Unsettled
+from agent.errors import AgentError, ConfigInvalid, ConfigUnsupported, LastGoodUnusable, RenderFailed, Unsettled
 from agent.hosts_toml import Target
 from agent.model import DesiredConfig, Notice
 from agent.outcome import Mode, Outcome, Standing, Step, StepResult
@@ -25,7 +25,7 @@ from agent.render import Renderer
 from agent.tree import Tree
 
 #: Failures that stay until their input changes: trying again sooner than the resync is in vain.
-_SETTLED_ERRORS = (ConfigInvalid, ConfigUnsupported, RenderFailed)
+_SETTLED_ERRORS = (ConfigInvalid, ConfigUnsupported, RenderFailed, LastGoodUnusable)
 
 
 class Source(Protocol):
@@ -55,6 +55,9 @@ class Disk(Protocol):
 
     def drop_last_good(self) -> None:
         """Forget it."""
+
+    def stand_down(self, document: bytes) -> None:
+        """Keep a config that another agent follows, and give up what the agent has written."""
 
 
 class Node(Protocol):
@@ -155,12 +158,12 @@ class Reconciler:
         trace = _Trace(self._clock)
         try:
             reading = await self._source.read()
-            desired = await asyncio.to_thread(trace.run, "desired", lambda: self._desire(reading))
+            desired = await threads.run("desired", lambda: trace.run("desired", lambda: self._desire(reading)))
         except AgentError as err:
             return Outcome(
                 mode=self._mode, standing=Standing.UNKNOWN, steps=trace.steps, errors=(err,), is_retry_useful=True
             )
-        return await asyncio.to_thread(self._settle, desired, trace)
+        return await threads.run("settle", lambda: self._settle(desired, trace))
 
     def _settle(self, desired: _Desired, trace: _Trace) -> Outcome:
         planned, done, errors = _Planned(), None, desired.errors
@@ -170,7 +173,8 @@ class Reconciler:
         except AgentError as err:
             errors = (*errors, err)
         is_in_place = done is not None and done.is_complete and done.result is not StepResult.WOULD_CHANGE
-        is_drift = bool(planned.plan.operations) and desired.tree == self._in_place
+        is_changed = done is not None and done.result is StepResult.CHANGED
+        is_drift = is_changed and desired.tree == self._in_place
         self._in_place = desired.tree if is_in_place else self._in_place
         return Outcome(
             mode=self._mode,
@@ -191,6 +195,10 @@ class Reconciler:
 
     def _carry_out(self, desired: _Desired, planned: _Planned, trace: _Trace) -> _Done | None:
         """Apply and verify; None when there is nothing that could be in place."""
+        if self._mode is Mode.MANAGE and self._should_stop():
+            return _Done(planned.result, is_complete=False)
+        if desired.standing is Standing.OTHER_AGENT and desired.prepared and self._mode is Mode.MANAGE:
+            self._disk.stand_down(desired.prepared.document)
         if desired.tree is None or planned.has_other_agent:
             return None
         if self._mode is Mode.OBSERVE:
@@ -221,7 +229,9 @@ class Reconciler:
                 if self._absent_since is None:
                     self._absent_since = self._clock()
                 desired = self._first_usable((kept,) if kept else (), ())
-                return replace(desired, standing=Standing.CONFIRMING_DELETION, confirm_in_s=wait_s)
+                is_others = desired.standing is Standing.OTHER_AGENT
+                standing = Standing.OTHER_AGENT if is_others else Standing.CONFIRMING_DELETION
+                return replace(desired, standing=standing, confirm_in_s=wait_s)
             case Use(candidates=candidates, error=error):
                 return self._first_usable(candidates, (error,) if error else ())
 
@@ -231,7 +241,8 @@ class Reconciler:
             try:
                 prepared = self._prepare(candidate.document, target)
             except _SETTLED_ERRORS as err:
-                errors = (*errors, err)
+                is_kept = candidate.origin is Origin.LAST_GOOD
+                errors = (*errors, LastGoodUnusable(err) if is_kept else err)
                 continue
             standing = Standing.OTHER_AGENT if prepared.config.other_agent else Standing.CONFIGURED
             return _Desired(standing=standing, prepared=prepared, origin=candidate.origin, errors=errors)

@@ -20,11 +20,13 @@ from agent.outcome import Mode
 from agent.runtime import ContainerdVersion, Flavour
 
 ENVIRONMENT_PREFIX = "REGISTRY_AGENT_"
+SOCKET_NAME = "agent.sock"
 CONFIG_FILE = PurePosixPath("/etc/registry-agent/config.toml")
 
 
 def _absolute(path: PurePosixPath) -> PurePosixPath:
-    if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2:  # noqa: PLR2004 -- "/" and a name
+    is_below_root = path.is_absolute() and ".." not in path.parts and len(path.parts) > 1
+    if not is_below_root or "\0" in str(path):
         raise ValueError("must be an absolute path without '..'")
     return path
 
@@ -113,10 +115,12 @@ class Settings(BaseModel):
     )
     resync_interval_s: _Seconds = Field(
         default=300,
+        ge=1,
         description="Seconds between passes when nothing happens, +-10 %: for changes that inotify misses.",
     )
     retry_min_s: _Seconds = Field(
         default=1,
+        ge=0.1,
         description="Seconds until the first retry of a failed pass; doubles up to retry_max_s.",
     )
     retry_max_s: _Seconds = Field(
@@ -199,11 +203,17 @@ def load(flags: Mapping[str, str], environment: Mapping[str, str], *, config: Pa
         **{option.name: environment[option.variable] for option in options() if option.variable in environment},
         **flags,
     }
-    root = Path(given.get("root", "/"))
-    values = {**_read_file(root, config), **given}
-    problems = None
+    root = given.get("root", "/")
+    if not root or "\0" in root:
+        raise SettingsInvalid("settings refused: root must be a path", remedy="see registry-agent run --help")
+    root = os.path.abspath(root)
+    # The file lies below the root, so it cannot say where the root is.
+    from_file = _read_file(Path(root), config)
+    if "root" in from_file:
+        raise SettingsInvalid("settings refused: root cannot be set in a file", remedy="use --root or the environment")
+    values = {**from_file, **given, "root": root}
     try:
-        return Settings.model_validate({**values, "root": Path(os.path.abspath(values.get("root", root)))})
+        return Settings.model_validate(values)
     except ValidationError as err:
         problems = "; ".join(_problem(line) for line in err.errors(include_url=False, include_input=False))
     raise SettingsInvalid(f"settings refused: {problems}", remedy="see registry-agent run --help")
@@ -219,7 +229,7 @@ def _read_file(root: Path, config: Path | None) -> dict[str, Any]:
             return {}
         raise SettingsInvalid(f"settings file {path} does not exist", remedy="correct --config") from err
     except OSError as err:
-        raise SettingsInvalid(f"settings file {path}: {os.strerror(err.errno or 0)}", remedy="check it") from err
+        raise SettingsInvalid(f"settings file {path}: {err.strerror}", remedy="check it") from err
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
         raise SettingsInvalid(f"settings file {path} is not valid TOML: {err}", remedy="correct it") from err
 

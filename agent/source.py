@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from pathlib import Path
 
 from agent.desired import Absent, Present, Reading, Unreadable
@@ -23,23 +24,30 @@ class FileSource:
         return await asyncio.to_thread(read_file, self.path)
 
 
-def read_file(path: Path) -> Reading:
-    """Read a file source synchronously. Never raises AgentError."""
+def read_file(path: Path, *, allow_pipe: bool = False) -> Reading:
+    """Read a file source synchronously. Never raises AgentError.
+
+    `allow_pipe` is for the command line: a daemon must not wait for the writer of a FIFO.
+    """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=None if allow_pipe else _without_waiting) as file:
+            if not allow_pipe and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return Unreadable(error=_unreadable(path, "is not a file"))
             raw = file.read(MAX_MANIFEST_BYTES + 1)
         return Present(document=from_file(raw))
     except FileNotFoundError:
-        if path.parent.is_dir():
+        if os.path.isdir(path.parent):
             return Absent()
         return Unreadable(error=_unreadable(path, "its directory does not exist"))
     except OSError as err:
-        return Unreadable(error=_unreadable(path, os.strerror(err.errno) if err.errno else "cannot be read"))
+        return Unreadable(error=_unreadable(path, err.strerror or "cannot be read"))
     except AgentError as err:
         return Unreadable(error=err)
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _unreadable(path: Path, why: str) -> SourceUnreadable:
-    return SourceUnreadable(
-        f"desired config {path}: {why}", remedy="correct the path or its rights; the last good config stays in force"
-    )
+    return SourceUnreadable(f"desired config {path}: {why}", remedy="correct the path or its rights")

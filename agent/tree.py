@@ -13,12 +13,17 @@ HOSTS_TOML = "hosts.toml"
 #: Names that an interrupted write may leave behind; containerd never looks them up.
 TEMPORARY_PREFIX = ".registry-agent-"
 
+#: Lists the managed directories; shared with bashible (contract, section 0).
+STATE_FILE = "deckhouse_hosts_state.json"
+
 #: hosts.toml holds credentials; containerd runs as root, nobody else needs to read it.
 SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644
 HOST_DIRECTORY_MODE = 0o700
 
-_SAFE_NAME = re.compile(r"(?!\.\.?$)[^/\0]{1,255}")
+MAX_NAME_BYTES = 255
+
+_SAFE_NAME = re.compile(r"(?!\.\.?$)[^/\0]+")
 _OUR_FILES = re.compile(r"hosts\.toml|https?-.+-(?:ca\.crt|client\.crt|client\.key)")
 
 
@@ -66,7 +71,8 @@ class Tree:
 
 def is_plain_name(name: str) -> bool:
     """Tell whether `name` names an entry of a directory and nothing else."""
-    return _SAFE_NAME.fullmatch(name) is not None
+    is_entry = _SAFE_NAME.fullmatch(name) is not None and name.isprintable()
+    return is_entry and len(name.encode()) <= MAX_NAME_BYTES
 
 
 def is_our_file(name: str) -> bool:

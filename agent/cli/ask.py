@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import AgentUnreachable
+from agent.settings import SOCKET_NAME
 
-SOCKET_NAME = "agent.sock"
 TIMEOUT_S = 5.0
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from agent import __version__
 from agent.errors import AgentError, AgentUnreachable, AlreadyRunning, SettingsInvalid, SourceUnreadable
 from agent.outcome import Mode
+from agent.report import make_report
 from agent.settings import Settings
 
 Command = Callable[[Settings, argparse.Namespace], int]
@@ -49,22 +50,28 @@ def diff(settings: Settings, arguments: argparse.Namespace) -> int:
     # No settle time: a deleted config is shown as what it will lead to.
     observing = settings.model_copy(update={"mode": Mode.OBSERVE, "absent_settle_s": 0})
     outcome = asyncio.run(daemon.build_reconciler(observing).run_pass())
+    report = make_report(outcome)
+    for notice in report.warnings:
+        print(f"registry-agent: warning: {notice.message}", file=sys.stderr)
     for error in outcome.errors:
         print(f"registry-agent: error: {error}", file=sys.stderr)
+    if report.verdict.reason in {"OtherAgent", "NotConfigured"}:
+        print(f"registry-agent: {report.verdict.message}", file=sys.stderr)
     is_terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     use_color = arguments.color == "always" or (arguments.color == "auto" and is_terminal)
     for line in difference.lines(outcome.plan, settings):
         print(difference.colored(line) if use_color else line)
-    if outcome.errors:
+    if outcome.errors or report.verdict.reason == "OtherAgent":
         return TROUBLE
     return FAILED if outcome.plan.operations else OK
 
 
 def validate(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Check a document; with --flavour also whether that containerd can do what it asks."""
+    """Check a document; with a setting about the node also whether that containerd can do what it asks."""
     from agent.cli import offline  # noqa: PLC0415 -- loads pydantic models and YAML
 
-    return offline.validate(settings, arguments.file, for_node=arguments.flavour is not None)
+    is_node_known = settings.flavour != "auto" or settings.containerd_version != "auto" or bool(settings.node_ip)
+    return offline.validate(settings, arguments.file, for_node=is_node_known)
 
 
 def render(settings: Settings, arguments: argparse.Namespace) -> int:

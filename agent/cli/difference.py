@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+import re
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, cast
 
 from agent import plan as planning
+from agent.disk.directory import Calls, open_below
+from agent.disk.observe import MAX_FILE_BYTES
+from agent.errors import AgentError
 from agent.plan import Plan
 from agent.render import toml_string
 from agent.settings import Settings
@@ -28,11 +33,12 @@ _SHOWN = {
     "skip_verify",
     "override_path",
     "dial_timeout",
+    "rewrite",
     "regex",
     "replace",
     "username",
 }
-_SHOWN_TABLES = {"rewrite"}
+_USER_INFO = re.compile(r"//[^/@]*@")
 
 _RED, _GREEN, _BOLD, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[1m", "\x1b[0m"
 
@@ -81,7 +87,7 @@ def _files(settings: Settings, host: str, files: tuple[File, ...]) -> Iterator[s
 
 def _file(settings: Settings, host: str, file: File) -> Iterator[str]:
     path = settings.registry_dir / host / file.name
-    old = _read(settings.on_node(path))
+    old = _read(settings, path)
     if old is None:
         yield f"+ {path} is new, mode {file.mode:04o}"
     elif old == file.content:
@@ -105,7 +111,7 @@ def _toml_difference(old: bytes, new: bytes) -> Iterator[str]:
 def _flat(content: bytes, masks: dict[str, str]) -> list[str]:
     try:
         parsed = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError):
         return ["(not TOML: containerd ignores this file)"]
     return list(_flatten(parsed, "", masks, is_shown=False))
 
@@ -113,8 +119,9 @@ def _flat(content: bytes, masks: dict[str, str]) -> list[str]:
 def _flatten(value: Any, place: str, masks: dict[str, str], *, is_shown: bool) -> Iterator[str]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            name = key if key.replace("_", "").isalnum() and key.isascii() else toml_string(key)
-            shown = key in _SHOWN or key in _SHOWN_TABLES or (is_shown and place.endswith(".rewrite"))
+            name = key if key.replace("_", "").isalnum() and key.isascii() else _without_user(toml_string(key))
+            is_secret = place.endswith(".header") or place == "header"
+            shown = not is_secret and (key in _SHOWN or (is_shown and place.endswith(".rewrite")))
             yield from _flatten(inner, f"{place}.{name}" if place else name, masks, is_shown=shown)
         if not value and place:
             yield f"{place} = {{}}"
@@ -123,11 +130,22 @@ def _flatten(value: Any, place: str, masks: dict[str, str], *, is_shown: bool) -
             yield from _flatten(inner, f"{place}[{index}]", masks, is_shown=is_shown)
     else:
         text = json.dumps(value, ensure_ascii=False, default=str)
+        text = _without_user(text) if is_shown else text
         yield f"{place} = {text if is_shown else masks.setdefault(text, f'*** ({len(masks) + 1})')}"
 
 
-def _read(path: Path) -> bytes | None:
+def _without_user(text: str) -> str:
+    """Mask what somebody may have put before the host of a URL, and what a terminal would obey."""
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return _USER_INFO.sub("//***@", text)
+
+
+def _read(settings: Settings, path: PurePosixPath) -> bytes | None:
     try:
-        return path.read_bytes()
-    except OSError:
-        return None
+        directory = open_below(settings.root, path.parent, calls=cast("Calls", os))
+        if directory is None:
+            return None
+        with directory:
+            return directory.read(path.name, max_bytes=MAX_FILE_BYTES)
+    except AgentError:
+        return None  # a symlink or no file: it is replaced, and not shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ EXIT_CODES = """\
 exit codes:
   0  success; node ready (status); no difference (diff)
   1  refused or failed; node not ready (status); differences (diff)
-  2  wrong usage, or nothing to work on (no such file, no agent running)
+  2  wrong usage; nothing to work on (no such file, no agent running); no diff possible
 """
 
 _RENDER_SETTINGS = {"registry_dir", "flavour", "containerd_version", "node_ip"}
@@ -27,6 +28,8 @@ _STATUS_SETTINGS = {"root", "run_dir"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     parser = _parser()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     namespace = parser.parse_args(arguments)
     try:
         settings = _settings(vars(namespace), os.environ) if namespace.has_settings else Settings()

@@ -12,8 +12,7 @@ from agent.desired import Absent, Present, Unreadable
 from agent.disk.apply import Executor
 from agent.disk.directory import Calls, Directory
 from agent.disk.facts import NodeFacts
-from agent.disk.node import NodeDisk
-from agent.errors import AgentError, ConfigInvalid, DiskFailed, SourceUnreadable
+from agent.errors import ConfigInvalid, ConfigUnsupported, DiskFailed, RenderFailed, SourceUnreadable
 from agent.model import Notice
 from agent.parse.document import Parsed, parse
 from agent.plan import PublishHost
@@ -24,20 +23,19 @@ from agent.source import read_file
 
 def validate(settings: Settings, file: Path, *, for_node: bool) -> int:
     """Print a readable report; returns 0 for a config that would be accepted, 1 otherwise."""
-    document = _read(file)
     try:
-        parsed = parse(document)
+        parsed = parse(_read(file))
         notices = parsed.notices + (_render(settings, file, parsed).notices if for_node else ())
     except ConfigInvalid as err:
         print(f"{file}: refused")
         for problem in err.problems:
             print(f"  {problem}")
         return 1
-    except AgentError as err:
+    except (ConfigUnsupported, RenderFailed) as err:
         print(f"{file}: valid, but not for this containerd\n  {err}")
         return 1
     config = parsed.config
-    print(f"{file}: valid")
+    print(f"{file}: valid{', and followed by another agent' if config.other_agent else ''}")
     print(f"  mode {config.mode}, version {config.version}")
     for host in config.hosts:
         print(f"  {host.name}: {', '.join(mirror.url for mirror in host.mirrors)}")
@@ -66,13 +64,12 @@ def render(settings: Settings, file: Path, out: Path) -> int:
 
 
 def _render(settings: Settings, file: Path, parsed: Parsed) -> Rendered:
-    disk = NodeDisk(settings.root, settings.registry_dir, settings.state_dir)
-    target = NodeFacts(settings, disk, origin=f"the file {PurePosixPath(file).name}").target()
+    target = NodeFacts(settings, origin=f"the file {PurePosixPath(file).name}").target()
     return Renderer(templates.read("hosts.toml.j2")).render(parsed.config, target)
 
 
 def _read(file: Path) -> bytes:
-    match read_file(file):
+    match read_file(file, allow_pipe=True):
         case Present(document=document):
             return document
         case Absent():

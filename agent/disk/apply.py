@@ -10,12 +10,13 @@ from agent import plan
 from agent.disk import backup
 from agent.disk.directory import Directory
 from agent.errors import AgentError
-from agent.ownership import RECORD_FILE, STATE_FILE, write_names
+from agent.ownership import RECORD_FILE, write_names
 from agent.tree import (
     HOST_DIRECTORY_MODE,
     HOSTS_TOML,
     PUBLIC_MODE,
     SECRET_MODE,
+    STATE_FILE,
     TEMPORARY_PREFIX,
     File,
     HostDirectory,

@@ -26,6 +26,9 @@ _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PERMISSIONS = 0o7777
 
+#: User and group id.
+Owner = tuple[int, int]
+
 
 class Calls(Protocol):
     """The system calls that change the disk; the module `os` is one implementation."""
@@ -82,12 +85,16 @@ class Directory:
             descriptor = self.calls.open(name, _DIRECTORY_FLAGS, dir_fd=self.descriptor)
         return Directory(descriptor, self._path(name), self.calls)
 
-    def make_child(self, name: str, *, mode: int) -> Directory:
-        """Create the directory `name` with exactly `mode` and our owner, and open it."""
+    def make_child(self, name: str, *, mode: int, owner: Owner | None = None) -> Directory:
+        """Create the directory `name` with exactly `mode` and our or another owner, and open it."""
         with self._failing("create directory", name):
             self.calls.mkdir(name, mode, dir_fd=self.descriptor)
         child = self.child(name)
-        child.set_mode(mode)
+        try:
+            child.set_mode(mode, owner=owner)
+        except DiskFailed:
+            os.close(child.descriptor)
+            raise
         return child
 
     def names(self) -> list[str]:
@@ -115,11 +122,14 @@ class Directory:
                 descriptor = os.open(name, _READ_FLAGS, dir_fd=self.descriptor)
             except FileNotFoundError:
                 return None
-            with open(descriptor, "rb", buffering=0) as file:
-                status = os.fstat(file.fileno())
+            try:
+                status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
                     return None
-                return file.read()
+                with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                    return file.read()
+            finally:
+                os.close(descriptor)
 
     def replace(self, name: str, content: bytes, *, mode: int) -> None:
         """Put a file in place at once: readers see the old bytes or the new ones, never a mix.
@@ -134,12 +144,12 @@ class Directory:
             self.discard(temporary)
             raise
 
-    def create(self, name: str, content: bytes, *, mode: int) -> None:
-        """Create a new file with its final mode and owner, and make its content durable."""
+    def create(self, name: str, content: bytes, *, mode: int, owner: Owner | None = None) -> None:
+        """Create a new file with its final mode and owner (ours by default), its content durable."""
         with self._failing("write", name):
             descriptor = self.calls.open(name, _CREATE_FLAGS, mode, dir_fd=self.descriptor)
             try:
-                _own(descriptor, mode, self.calls)
+                _own(descriptor, mode, owner, self.calls)
                 written = 0
                 while written < len(content):
                     written += self.calls.write(descriptor, content[written:])
@@ -147,11 +157,10 @@ class Directory:
             finally:
                 os.close(descriptor)
 
-    def rename(self, old: str, new: str, *, to: Directory | None = None) -> None:
-        """Rename an entry, within this directory or into `to` on the same file system."""
-        target = to or self
+    def rename(self, old: str, new: str) -> None:
+        """Rename an entry within this directory."""
         with self._failing(f"rename {old} to", new):
-            self.calls.rename(old, new, src_dir_fd=self.descriptor, dst_dir_fd=target.descriptor)
+            self.calls.rename(old, new, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
 
     def link(self, name: str, target: str) -> None:
         """Create a symlink (only to restore one that was saved)."""
@@ -193,10 +202,10 @@ class Directory:
                 return False
             return True
 
-    def set_mode(self, mode: int) -> None:
-        """Give the directory itself this mode and our owner."""
+    def set_mode(self, mode: int, *, owner: Owner | None = None) -> None:
+        """Give the directory itself this mode and our or another owner."""
         with self._failing("change mode of"):
-            _own(self.descriptor, mode, self.calls)
+            _own(self.descriptor, mode, owner, self.calls)
 
     def sync(self) -> None:
         """Make the directory's entries durable."""
@@ -219,9 +228,14 @@ def permissions(status: os.stat_result) -> int:
     return status.st_mode & _PERMISSIONS
 
 
+def owner_of(status: os.stat_result) -> Owner:
+    """Return user and group."""
+    return status.st_uid, status.st_gid
+
+
 def is_ours(status: os.stat_result) -> bool:
     """Tell whether owner and group are those of the agent."""
-    return (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid())
+    return owner_of(status) == (os.geteuid(), os.getegid())
 
 
 def open_below(root: Path, path: PurePosixPath, *, calls: Calls, mode: int | None = None) -> Directory | None:
@@ -264,7 +278,8 @@ def _step(current: Directory, part: str, *, mode: int | None) -> Directory | Non
     return current.child(part)
 
 
-def _own(descriptor: int, mode: int, calls: Calls) -> None:
-    if not is_ours(os.fstat(descriptor)):
-        calls.fchown(descriptor, os.geteuid(), os.getegid())
+def _own(descriptor: int, mode: int, owner: Owner | None, calls: Calls) -> None:
+    status, wanted = os.fstat(descriptor), owner or (os.geteuid(), os.getegid())
+    if owner_of(status) != wanted:
+        calls.fchown(descriptor, *wanted)
     calls.fchmod(descriptor, mode)

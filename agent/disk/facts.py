@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import PurePosixPath
 
-from agent.disk.node import NodeDisk
+from agent.address import is_ip
 from agent.hosts_toml import Target
 from agent.runtime import Containerd, ContainerdVersion, Flavour
 from agent.settings import Settings
@@ -23,10 +24,9 @@ DECKHOUSE_MARKS = (
 class NodeFacts:
     """Reads the facts anew for each pass: containerd may be upgraded under a running agent."""
 
-    def __init__(self, settings: Settings, disk: NodeDisk, *, origin: str) -> None:
+    def __init__(self, settings: Settings, *, origin: str) -> None:
         """`origin` says in words where the desired config is kept, for the header of hosts.toml."""
         self._settings = settings
-        self._disk = disk
         # A file name may hold bytes that are no text; the header of hosts.toml is UTF-8.
         self._origin = origin.encode(errors="backslashreplace").decode()
 
@@ -38,10 +38,18 @@ class NodeFacts:
             containerd=Containerd(flavour=self._settings.fixed_flavour or self._flavour(text), version=version),
             registry_dir=self._settings.registry_dir,
             origin=self._origin,
-            node_ip=self._settings.node_ip or self._disk.read_node_ip(NODE_IP_FILE),
+            node_ip=self._settings.node_ip or self._discovered_ip(),
         )
 
     def _flavour(self, version: str) -> Flavour:
-        if any(self._settings.on_node(path).exists() for path in DECKHOUSE_MARKS):
+        if any(os.path.exists(self._settings.on_node(path)) for path in DECKHOUSE_MARKS):
             return Flavour.DECKHOUSE
         return Flavour.K3S if "k3s" in version else Flavour.STOCK
+
+    def _discovered_ip(self) -> str | None:
+        """Return bashible's finding if it is an address; without one, only a placeholder is an error."""
+        try:
+            lines = self._settings.on_node(NODE_IP_FILE).read_text(encoding="ascii").splitlines()
+        except (OSError, UnicodeDecodeError):
+            return None
+        return lines[0].strip() if lines and is_ip(lines[0].strip()) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import cast
@@ -15,7 +16,7 @@ from agent.disk.apply import Executor
 from agent.disk.directory import Calls, Directory, open_below, permissions
 from agent.errors import AlreadyRunning, DiskFailed
 from agent.plan import Observation, Observed, Plan
-from agent.tree import PUBLIC_MODE, SECRET_MODE
+from agent.tree import PUBLIC_MODE, SECRET_MODE, STATE_FILE
 
 LAST_GOOD_FILE = "last-good.yaml"
 BACKUP_DIRECTORY = "backup"
@@ -52,14 +53,17 @@ class NodeDisk:
             state = _enter(stack, self._open_state())
             registry = _enter(stack, self._open_registry())
             record = self._read_names(state, ownership.RECORD_FILE)
-            shared = self._read_names(registry, ownership.STATE_FILE)
-            found = observe.hosts(registry, names | record.names) if registry else {}
+            shared = self._read_names(registry, STATE_FILE)
+            backups = _backups(state)
+            # Without a record, what was saved tells what was taken over: it must not be forgotten.
+            ours = record.names if record.is_known else frozenset(filter(ownership.is_host_name, backups))
+            found = observe.hosts(registry, names | ours) if registry else {}
             observed = Observed(
                 hosts=found,
                 leftovers=tuple(observe.leftovers(registry, found)) if registry else (),
                 state_leftovers=observe.temporary_names(state) if state else (),
-                backups=_backups(state),
-                owned=ownership.Owned(state=shared.names, ours=record.names),
+                backups=backups,
+                owned=ownership.Owned(state=shared.names, ours=ours),
                 is_state_canonical=_is_canonical(registry, shared.names),
                 has_other_agent_marker=_has_marker(registry),
             )
@@ -74,11 +78,13 @@ class NodeDisk:
         if not plan.operations:
             return True
         with contextlib.ExitStack() as stack:
-            registry = stack.enter_context(_made(self._open_registry(mode=REGISTRY_DIRECTORY_MODE)))
-            state = stack.enter_context(_made(self._open_state(mode=STATE_DIRECTORY_MODE)))
+            mode = None if plan.is_cleanup else REGISTRY_DIRECTORY_MODE
+            registry = _enter(stack, self._open_registry(mode=mode))
+            state = stack.enter_context(self._writable_state())
             path = self._state_dir / BACKUP_DIRECTORY
             backups = stack.enter_context(_made(self._open(path, mode=STATE_DIRECTORY_MODE)))
-            executor = Executor(registry, state, backups)
+            # Without registry.d there is nothing to clean up in it, so the stand-in is not touched.
+            executor = Executor(registry or state, state, backups)
             for operation in plan.operations:
                 if should_stop():
                     return False
@@ -86,9 +92,21 @@ class NodeDisk:
         return True
 
     def has_written(self) -> bool:
-        """Tell whether the agent's record names any host directory."""
+        """Tell whether the agent's record names any host directory; if it is lost, whether any was saved."""
         with contextlib.ExitStack() as stack:
-            return bool(self._read_names(_enter(stack, self._open_state()), ownership.RECORD_FILE).names)
+            state = _enter(stack, self._open_state())
+            record = self._read_names(state, ownership.RECORD_FILE)
+            return bool(record.names if record.is_known else _backups(state))
+
+    def stand_down(self, document: bytes) -> None:
+        """Keep a config that another agent follows, and give up what the agent has written."""
+        self.write_last_good(document)
+        with self._writable_state() as state:
+            if _backups(state):  # not to be given back by the agent any more, but not lost either
+                state.rename(BACKUP_DIRECTORY, f"{BACKUP_DIRECTORY}-given-up-{secrets.token_hex(4)}")
+            if self._read_names(state, ownership.RECORD_FILE).names:
+                state.replace(ownership.RECORD_FILE, ownership.write_names(()), mode=SECRET_MODE)
+                state.sync()
 
     def read_last_good(self) -> bytes | None:
         """Return the last desired config that was accepted on this node."""
@@ -100,7 +118,7 @@ class NodeDisk:
         """Keep an accepted config, 0600; equal bytes are not written again."""
         if self.read_last_good() == document:
             return
-        with _made(self._open_state(mode=STATE_DIRECTORY_MODE)) as state:
+        with self._writable_state() as state:
             state.replace(LAST_GOOD_FILE, document, mode=SECRET_MODE)
             state.sync()
 
@@ -112,12 +130,12 @@ class NodeDisk:
                 state.remove(LAST_GOOD_FILE)
                 state.sync()
 
-    def read_node_ip(self, path: PurePosixPath) -> str | None:
-        """Return the first line of bashible's file with the node's address, if it is there."""
-        with contextlib.ExitStack() as stack:
-            directory = _enter(stack, self._open(path.parent))
-            raw = directory.read(path.name, max_bytes=1024) if directory else None
-        return raw.decode(errors="replace").strip() or None if raw else None
+    def _writable_state(self) -> Directory:
+        """Open the state directory, made if it is missing, closed to others if it is not (systemd's is 0755)."""
+        state = _made(self._open_state(mode=STATE_DIRECTORY_MODE))
+        if permissions(state.own_stat()) != STATE_DIRECTORY_MODE:
+            state.set_mode(STATE_DIRECTORY_MODE)
+        return state
 
     def _open(self, path: PurePosixPath, *, mode: int | None = None) -> Directory | None:
         return open_below(self._root, path, calls=self._calls, mode=mode)
@@ -131,26 +149,31 @@ class NodeDisk:
     @staticmethod
     def _read_names(directory: Directory | None, name: str) -> ownership.NameList:
         if directory is None:
-            return ownership.NameList(names=frozenset())
+            return ownership.NameList(names=frozenset(), is_known=False)
         raw = directory.read(name, max_bytes=MAX_RECORD_BYTES)
+        if raw is None and directory.stat(name) is not None:
+            raw = b""  # too large or no file: damaged, which is not the same as absent
         return ownership.read_names(raw, path=f"{directory.path}/{name}")
 
 
 @contextlib.contextmanager
-def exclusive(root: Path, run_dir: PurePosixPath) -> Iterator[None]:
-    """Hold the one lock per root; raises AlreadyRunning when another agent holds it."""
-    directory = _made(open_below(root, run_dir, calls=cast("Calls", os), mode=RUN_DIRECTORY_MODE))
-    with directory:
+def exclusive(root: Path, directories: tuple[PurePosixPath, ...]) -> Iterator[None]:
+    """Hold the lock in each of these directories; raises AlreadyRunning when another agent holds one."""
+    with contextlib.ExitStack() as stack:
+        for path in directories:
+            descriptor = _open_lock(root, path)
+            stack.callback(os.close, descriptor)
+            _lock(descriptor, root)
+        yield
+
+
+def _open_lock(root: Path, path: PurePosixPath) -> int:
+    with _made(open_below(root, path, calls=cast("Calls", os), mode=RUN_DIRECTORY_MODE)) as directory:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(LOCK_FILE, flags, SECRET_MODE, dir_fd=directory.descriptor)
+            return os.open(LOCK_FILE, flags, SECRET_MODE, dir_fd=directory.descriptor)
         except OSError as err:
             raise DiskFailed("open lock", f"{directory.path}/{LOCK_FILE}", err) from err
-    try:
-        _lock(descriptor, root)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _lock(descriptor: int, root: Path) -> None:
@@ -177,17 +200,17 @@ def _backups(state: Directory | None) -> frozenset[str]:
     if state is None or state.stat(BACKUP_DIRECTORY) is None:
         return frozenset()
     with state.child(BACKUP_DIRECTORY) as backups:
-        return frozenset(name for name in backups.names())
+        return frozenset(backups.names())
 
 
 def _is_canonical(registry: Directory | None, names: frozenset[str]) -> bool:
     """Tell whether the state file is byte for byte and in mode what the agent would write."""
     if registry is None:
         return not names
-    status = registry.stat(ownership.STATE_FILE)
+    status = registry.stat(STATE_FILE)
     if status is None:
         return False
-    content = registry.read(ownership.STATE_FILE, max_bytes=MAX_RECORD_BYTES)
+    content = registry.read(STATE_FILE, max_bytes=MAX_RECORD_BYTES)
     return content == ownership.write_names(names) and permissions(status) == PUBLIC_MODE
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from typing import Any
 
-from agent.errors import ConfigInvalid
+from agent.errors import ConfigInvalid, Problem
 from agent.model import (
     DEFAULT_CAPABILITIES,
     BasicAuth,
@@ -23,7 +24,7 @@ from agent.model import (
 from agent.parse import rules, version, wire, yaml_document
 
 MAX_DOCUMENT_BYTES = 1024 * 1024
-MAX_UNKNOWN_SHOWN = 20
+MAX_NOTICES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +38,33 @@ class Parsed:
 def parse(raw: bytes) -> Parsed:
     """Validate the document and return it as a value, or raise ConfigInvalid with every problem.
 
+    A document with an `agent` block is accepted with problems, as one that another agent follows.
+
     `raw` is the content of the Secret's key `config` (decoded), at most 1 MiB of YAML.
     """
-    document = wire.read(yaml_document.load(raw, max_bytes=MAX_DOCUMENT_BYTES))
+    loaded = yaml_document.load(raw, max_bytes=MAX_DOCUMENT_BYTES)
+    try:
+        return _parsed(wire.read(loaded))
+    except ConfigInvalid as err:
+        if not _has_agent_block(loaded):
+            raise
+        problems = err.problems
+    return _other_agents(loaded, problems)
+
+
+def _has_agent_block(loaded: Any) -> bool:
+    return isinstance(loaded, dict) and loaded.get("agent") is not None
+
+
+def _other_agents(loaded: dict[str, Any], problems: tuple[Problem, ...]) -> Parsed:
+    """Stand down for an agent block whatever else is wrong: what it is for is not ours to judge."""
+    mode, version = (text if isinstance(text := loaded.get(key), str) else "" for key in ("mode", "version"))
+    config = DesiredConfig(mode=mode, version=version, digest="", images_base="", hosts=(), other_agent=True)
+    shown = problems[:MAX_NOTICES]
+    return Parsed(config=config, notices=tuple(Notice(code="ConfigInvalid", message=str(rule)) for rule in shown))
+
+
+def _parsed(document: wire.Document) -> Parsed:
     problems = rules.problems(document)
     if problems:
         raise ConfigInvalid(problems)
@@ -51,10 +76,10 @@ def _notices(document: wire.Document, digest: str) -> tuple[Notice, ...]:
     unknown = wire.unknown_fields(document)
     notices = [
         Notice(code="UnknownField", message=f"{name} is not known to this version of the agent and is ignored")
-        for name in unknown[:MAX_UNKNOWN_SHOWN]
+        for name in unknown[:MAX_NOTICES]
     ]
-    if len(unknown) > MAX_UNKNOWN_SHOWN:
-        message = f"{len(unknown) - MAX_UNKNOWN_SHOWN} more fields are not known and are ignored"
+    if len(unknown) > MAX_NOTICES:
+        message = f"{len(unknown) - MAX_NOTICES} more fields are not known and are ignored"
         notices.append(Notice(code="UnknownField", message=message))
     if document.version != digest:
         message = f"version is not the digest of the document ({digest}): it was edited by hand or damaged"

@@ -7,14 +7,18 @@ place are read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
 from agent.errors import ConfigInvalid, Problem
 
 MAX_NAME_SHOWN = 128
+
+_LOOKS_LIKE_A_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
+_NOT_PRINTABLE = re.compile(r"[^ -~]|\"")
 
 #: Where keys of maps stand in a path, and what stands before: hosts.K, hosts.K.mirrors.N.headers.K.
 _KEYED = {1: "hosts", 5: "headers"}
@@ -36,12 +40,16 @@ class _Wire(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True, populate_by_name=False)
 
 
+#: Null is Go's empty string; other writers than Deckhouse's may leave it so.
+_Text = Annotated[StrictStr, BeforeValidator(lambda value: "" if value is None else value)]
+
+
 class Auth(_Wire):
     """Credentials of a mirror: user and password, or `auth` as base64 of both."""
 
-    username: StrictStr = ""
-    password: StrictStr = ""
-    auth: StrictStr = ""
+    username: _Text = ""
+    password: _Text = Field(default="", repr=False)
+    auth: _Text = Field(default="", repr=False)
 
 
 class Rewrite(_Wire):
@@ -55,7 +63,7 @@ class Client(_Wire):
     """Extension: client certificate and key, PEM."""
 
     cert: StrictStr
-    key: StrictStr
+    key: StrictStr = Field(repr=False)
 
 
 class Mirror(_Wire):
@@ -70,7 +78,7 @@ class Mirror(_Wire):
     skip_verify: StrictBool = Field(default=False, alias="skipVerify")
     override_path: StrictBool = Field(default=False, alias="overridePath")
     client: Client | None = None
-    headers: dict[str, StrictStr | list[StrictStr]] | None = None
+    headers: dict[str, StrictStr | list[StrictStr]] | None = Field(default=None, repr=False)
     dial_timeout: StrictStr | None = Field(default=None, alias="dialTimeout")
 
 
@@ -117,16 +125,21 @@ def path(location: Sequence[str | int]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         elif _KEYED.get(index) == location[index - 1]:
-            text += f'["{printable(part)}"]'
+            text += f'["{_printable_host(part) if index == 1 else printable(part)}"]'
         elif index <= _HEADER_NAME or location[_HEADER_NAME - 1] != "headers":
             text += f".{printable(part)}" if text else printable(part)
     return text
 
 
 def printable(name: str) -> str:
-    """Make a foreign name fit for a log: no control characters, no user info, bounded length."""
+    """Return a foreign name if it looks like one; else it may be a secret (``{password:s3cret}``)."""
+    return name if _LOOKS_LIKE_A_NAME.fullmatch(name) else "***"
+
+
+def _printable_host(name: str) -> str:
+    """Return a host key fit for a log: no user info, printable ASCII, bounded length."""
     name = f"***@{name.rpartition('@')[2]}" if "@" in name else name
-    name = "".join(character if character.isprintable() and character != '"' else "?" for character in name)
+    name = _NOT_PRINTABLE.sub("?", name)
     return name if len(name) <= MAX_NAME_SHOWN else f"{name[:MAX_NAME_SHOWN]}…"
 
 

@@ -46,7 +46,8 @@ def _allowed_refusals(config: DesiredConfig, target: Target) -> set[str]:
     mirrors = [mirror for host in config.hosts for mirror in host.mirrors]
     is_stock = target.containerd.flavour is Flavour.STOCK
     causes = {
-        "RewriteUnsupported": is_stock and any(mirror.rewrites for mirror in mirrors),
+        "RewriteUnsupported": (is_stock and any(mirror.rewrites for mirror in mirrors))
+        or any('"' in rule.pattern for mirror in mirrors for rule in mirror.rewrites),
         "HostUnsupported": version == "1.6.20" and any(host.name.count(":") > 1 for host in config.hosts),
         "CapabilityUnsupported": version != "2.2.3"
         and any(mirror.capabilities == (Capability.REFERRERS,) for mirror in mirrors),
