@@ -127,7 +127,9 @@ class FileWatcher:
         if inode is None:
             return False
         handler = _Handler(watched, self._wake)
-        path = os.path.realpath(watched.path)  # watchdog does not follow a symlink here
+        # watchdog does not follow a symlink in the last place. Not realpath: /proc/PID/root, by which a
+        # node may be mounted, would resolve to the agent's own root.
+        path = f"{watched.path}/." if os.path.islink(watched.path) else str(watched.path)
         try:
             watch = self._observer.schedule(handler, path, recursive=watched.is_recursive, event_filter=_EVENTS)
         except OSError as err:  # most likely fs.inotify.max_user_watches or max_user_instances
@@ -181,15 +183,23 @@ def _with_ancestors(target: Watched) -> Iterator[Watched]:
     if os.path.isdir(path):
         yield target
     for name in target.names or ():
-        real = Path(os.path.realpath(path / name))
-        if real.parent != path and os.path.isdir(real.parent):
-            yield Watched(path=real.parent, is_recursive=False, names=frozenset({real.name}))
+        linked = _linked(path / name)
+        if linked is not None and os.path.isdir(linked.parent):
+            yield Watched(path=linked.parent, is_recursive=False, names=frozenset({linked.name}))
     found = 0
     while path.parent != path and found < ANCESTORS:
         if os.path.isdir(path.parent):
             yield Watched(path=path.parent, is_recursive=False, names=frozenset({path.name}))
             found += 1
         path = path.parent
+
+
+def _linked(path: Path) -> Path | None:
+    """Return where a symlink points, one link far; None when it is none."""
+    try:
+        return path.parent / os.readlink(path)  # not normalised: the parent may be a link itself
+    except OSError:
+        return None
 
 
 def _merged(found: Iterable[Watched]) -> set[Watched]:
