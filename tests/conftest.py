@@ -2,7 +2,11 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Generator
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Generator, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -78,3 +82,12 @@ async def _no_pending_tasks() -> AsyncIterator[None]:
     yield
     pending = {task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()}
     assert not pending, f"the test left tasks behind: {[task.get_name() for task in pending]}"
+
+
+@pytest.fixture
+def fast_dir() -> Iterator[Path]:
+    """Return a folder in memory where there is one: for tests that make hundreds of nodes."""
+    memory = "/dev/shm"
+    path = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
+    yield path
+    shutil.rmtree(path)

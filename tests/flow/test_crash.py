@@ -3,8 +3,6 @@
 import contextlib
 import itertools
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,15 +17,6 @@ from tests.support.passes import SETTLE_S, Passes
 ALL = configs.simple("v1", hosts=2)
 NEXT = configs.simple("v2", hosts=1)
 FOREIGN = Folder(mode=0o750, entries={"hosts.toml": Plain(content=b"[host]\n", mode=0o640)})
-
-
-@pytest.fixture
-def fast_dir() -> Iterator[Path]:
-    """Return a folder in memory where there is one."""
-    memory = Path("/dev/shm")
-    path = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.mark.timeout(40)
