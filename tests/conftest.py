@@ -91,3 +91,10 @@ def fast_dir() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
     yield path
     shutil.rmtree(path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give properties a ceiling of their own: each is many examples, and CI has two busy cores."""
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.timeout(90))

@@ -3,12 +3,14 @@
 import contextlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agent.disk.directory import owner_of
 from agent.errors import DiskFailed, Obstructed
 from agent.plan import Plan
 from agent.tree import Tree
@@ -188,6 +190,22 @@ def test_release_restores_a_directory_that_was_deleted_meanwhile(node: Node) -> 
     (node.registry / "a.test").rmdir()
     node.settle(Tree())
     assert node.host("a.test") == FOREIGN
+
+
+@pytest.mark.parametrize("is_deleted_meanwhile", [False, True])
+def test_release_gives_back_owner_and_group(node: Node, *, is_deleted_meanwhile: bool) -> None:
+    """Of directories and files; only root can give files away, so everybody else checks his own ids."""
+    owner = (12345, 12345) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    path = node.make("a.test", FOREIGN)
+    for name in (".", "hosts.toml", "ca.crt", "deep", "deep/file"):
+        os.chown(path / name, *owner)
+    node.settle(TREE)
+    assert (os.geteuid(), os.getegid()) == owner_of((path / "hosts.toml").lstat())
+    if is_deleted_meanwhile:
+        shutil.rmtree(path)
+    node.settle(Tree())
+    for name in (".", "hosts.toml", "ca.crt", "deep", "deep/file"):
+        assert owner == owner_of((path / name).lstat()), name
 
 
 def test_release_keeps_what_others_put_beside_our_files(node: Node) -> None:

@@ -5,11 +5,14 @@ import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+from agent import drift
+from agent.daemon import _targets
 from agent.drift import FileWatcher, Watched
+from agent.settings import Settings
 from tests.support.waiting import until_async
 
 QUIET_S = 0.8  # above the half second for which watchdog holds back the first half of a move
@@ -28,6 +31,7 @@ class Watch:
         self.flat.mkdir()
         (self.flat / "source").write_text("1")
         self.calls = 0
+        self.seen: list[str] = []
         targets = (
             Watched(path=self.tree, is_recursive=True),
             Watched(path=self.flat, is_recursive=False, names=frozenset({"source", "..data"})),
@@ -37,6 +41,7 @@ class Watch:
     def _count(self) -> None:
         asyncio.get_running_loop()  # raises when called on another thread
         self.calls += 1
+        self.seen.append((self.flat / "source").read_text())
 
     async def wakes(self, action: Callable[[], object]) -> None:
         """Fail unless the action wakes the watcher."""
@@ -154,3 +159,57 @@ async def test_stopping_twice_or_late_is_harmless(watch: Watch) -> None:
     watch.file.write_text("2")
     await asyncio.to_thread(watch.watcher.stop)
     assert watch.calls == 0
+
+
+@pytest.fixture
+def settle_s(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change for how long a file that is written in place must rest: a busy machine then changes nothing."""
+    monkeypatch.setattr(drift, "WRITE_SETTLE_S", request.param)
+
+
+@pytest.mark.parametrize("settle_s", [QUIET_S - 0.1], indirect=True)
+@pytest.mark.usefixtures("settle_s")
+async def test_a_file_written_in_two_halves_is_heard_once_and_whole(watch: Watch) -> None:
+    """The first half may be a valid document: who is woken only after the second never reads it."""
+    with (watch.flat / "source").open("w", buffering=1) as file:
+        file.write("first\n")
+        await until_async(lambda: watch.watcher._settling is not None, what="the first half to be heard")
+        file.write("second\n")
+    await until_async(lambda: bool(watch.seen), what="a wake-up")
+    await watch.sleeps(lambda: None)
+    assert ["first\nsecond\n"] == watch.seen
+
+
+@pytest.mark.parametrize("settle_s", [3600.0], indirect=True)
+@pytest.mark.usefixtures("settle_s")
+async def test_a_file_renamed_into_place_is_heard_at_once(watch: Watch) -> None:
+    """A rename is whole by itself: nothing is waited for."""
+    (watch.flat / "new").write_text("2")
+    await watch.wakes(lambda: (watch.flat / "new").rename(watch.flat / "source"))
+
+
+async def test_a_root_full_of_others_costs_no_watches(tmp_path: Path) -> None:
+    """registry.d directly below the root: of what lies beside it, nothing is watched."""
+    for number in range(200):
+        (tmp_path / f"unrelated-{number}" / "deep").mkdir(parents=True)
+    (tmp_path / "registry.d" / "a.test").mkdir(parents=True)
+    settings = Settings(root=tmp_path, registry_dir=PurePosixPath("/registry.d"))
+    watcher = FileWatcher(_targets(settings), lambda: None)
+    watcher.start(asyncio.get_running_loop())
+    before = _inotify_watches()
+    await asyncio.to_thread(watcher.arm)
+    assert [tmp_path / "registry.d"] == [watched.path for watched in watcher._armed if watched.is_recursive]
+    assert 2 <= _inotify_watches() - before < 20
+    await asyncio.to_thread(watcher.stop)
+
+
+def _inotify_watches() -> int:
+    """Return how many inotify watches this process has, as the kernel counts them."""
+    return sum(_lines(path).count("inotify wd:") for path in Path("/proc/self/fdinfo").iterdir())
+
+
+def _lines(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:  # the descriptor with which the directory was listed
+        return ""

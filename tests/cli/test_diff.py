@@ -134,6 +134,8 @@ SECRETIVE = [
     pytest.param(f"[host.'https://m'.header]\nserver = '{configs.CANARY}'", id="header-server"),
     pytest.param(f"[host.'https://m'.header]\nclient = ['{configs.CANARY}']", id="header-client"),
     pytest.param(f"[host.'https://m'.header]\nrewrite = ['{configs.CANARY}']", id="header-rewrite"),
+    pytest.param(f"[host.'https://m'.header]\nusername = '{configs.CANARY}'", id="header-username"),
+    pytest.param(f"[header]\nserver = '{configs.CANARY}'", id="top-header-server"),
     pytest.param(f"server = 'https://robot:{configs.CANARY}@m.test'", id="server-user-info"),
     pytest.param(f"[host.'https://robot:{configs.CANARY}@m.test']\nskip_verify = true", id="host-user-info"),
     pytest.param(f"[host.'https://{configs.CANARY}@m.test']\nskip_verify = true", id="host-token"),

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.desired import Absent
 from agent.report import make_report
 from tests.support import configs, folders, reader
 from tests.support.faults import Calls, Crash
 from tests.support.folders import Folder, Plain
-from tests.support.passes import SETTLE_S, Passes
+from tests.support.passes import Passes
 
 ALL = configs.simple("v1", hosts=2)
 NEXT = configs.simple("v2", hosts=1)
@@ -72,16 +71,44 @@ async def test_a_stop_between_any_two_operations_is_finished_later(tmp_path: Pat
 
 
 async def test_a_stopped_release_is_finished_after_the_restart(tmp_path: Path) -> None:
-    """The next agent brings nothing back, confirms the deletion once more and releases all that is left."""
-    await Passes(tmp_path).run(ALL)
-    answers = itertools.chain(itertools.repeat(False, 2), itertools.repeat(True))  # noqa: FBT003
-    passes = Passes(tmp_path, should_stop=lambda: next(answers))
-    passes.source.reading = Absent()
-    await passes.run()
-    passes.now_s += SETTLE_S
-    assert not (await passes.run()).is_complete
-    before = folders.identities(tmp_path)
-    await Passes(tmp_path).run()
-    assert before == folders.identities(tmp_path)
-    assert make_report(await Passes(tmp_path).delete()).verdict.reason == "NotConfigured"
+    """Wherever it stopped, the next agent brings nothing back, confirms the deletion again and releases the rest."""
+    for done in itertools.count():
+        # Asked once in each of the two passes before the first operation of the release.
+        answers = itertools.chain(itertools.repeat(False, 2 + done), itertools.repeat(True))  # noqa: FBT003
+        root = tmp_path / str(done)
+        root.mkdir()
+        await Passes(root).run(ALL)
+        passes = Passes(root, should_stop=lambda answers=answers: next(answers))  # type: ignore[misc]
+        is_stopped = not (await passes.delete()).is_complete
+        await _check_release_goes_on(passes)
+        if not is_stopped:
+            break
+    assert done >= 3
+
+
+@pytest.mark.timeout(40)
+async def test_a_crash_in_a_release_brings_nothing_back(fast_dir: Path) -> None:
+    """The same at each call: the deleted config is forgotten before the first file of it goes."""
+    for at in itertools.count():
+        root = fast_dir / str(at)
+        root.mkdir()
+        await Passes(root).run(ALL)
+        calls = Calls(at=at)
+        passes = Passes(root, calls=calls)
+        with contextlib.suppress(Crash):
+            await passes.delete()
+        await _check_release_goes_on(passes)
+        shutil.rmtree(root)
+        if not calls.has_failed:
+            break
+    assert at >= 10
+
+
+async def _check_release_goes_on(passes: Passes) -> None:
+    """Restart with the document still deleted: no path comes back while it is confirmed, and then all of it goes."""
+    root = passes.node.root
+    before = folders.identities(passes.node.registry)
+    await Passes(root).run()
+    assert before == folders.identities(passes.node.registry)
+    assert make_report(await Passes(root).delete()).verdict.reason == "NotConfigured"
     assert [path.name for path in passes.node.registry.iterdir()] == [reader.STATE_FILE]

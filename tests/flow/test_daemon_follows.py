@@ -67,6 +67,22 @@ def test_a_source_that_kubelet_mounts_is_followed(agent: Agent) -> None:
         assert agent.until_has(version) < LIMIT_S
 
 
+@pytest.mark.parametrize("linked", ["opt", "opt/agent", "opt/agent/desired.yaml"])
+def test_a_source_behind_a_symlink_is_followed(agent: Agent, linked: str) -> None:
+    """Whichever part of its path is a symlink: the change is where that points, and the symlink never changes."""
+    agent.source = agent.root / "srv/elsewhere/opt/agent/desired.yaml"
+    link, target = agent.root / linked, agent.root / "srv/elsewhere" / linked
+    _made(link.parent)
+    link.symlink_to(os.path.relpath(target, link.parent))
+    agent.want(configs.simple("v1"))
+    agent.run("--source-file", "/opt/agent/desired.yaml")
+    agent.until_has("v1")
+    agent.want(configs.simple("v2"))
+    assert agent.until_has("v2") < LIMIT_S
+    agent.source.write_bytes(configs.simple("v3"))
+    assert agent.until_has("v3") < LIMIT_S
+
+
 def test_a_source_directory_that_comes_later_is_seen(agent: Agent) -> None:
     """Started before anything is there, the agent waits on the nearest directory that exists."""
     agent.run()

@@ -1,6 +1,7 @@
 """Whole passes over a real folder: what is desired in, what stands on the disk and in the report out."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,46 @@ async def test_a_release_gives_back_what_was_taken_over(tmp_path: Path) -> None:
     assert passes.node.host(PLATFORM) == foreign
 
 
+@pytest.mark.parametrize("is_state_lost", [False, True])
+@pytest.mark.parametrize("is_restarted", [False, True])
+@pytest.mark.parametrize(
+    "record",
+    [None, b"", b"garbage", b'["registry', b"{}", b"[" + b" " * 2 * 1024 * 1024 + b"]"],
+    ids=["lost", "empty", "garbage", "cut", "no-list", "too-large"],
+)
+async def test_a_lost_record_does_not_cost_what_was_taken_over(
+    tmp_path: Path, record: bytes | None, *, is_restarted: bool, is_state_lost: bool
+) -> None:
+    """ownership.json is gone or damaged: the backup is kept by every pass, and a release still restores it."""
+    foreign = Folder(mode=0o750, entries={"hosts.toml": Plain(content=b"# mine", mode=0o640), "link": Link("x")})
+    passes = Passes(tmp_path)
+    passes.node.make(PLATFORM, foreign)
+    await passes.run(DIRECT)
+    if is_state_lost:
+        passes.node.state_file.unlink()
+    passes.node.record.unlink() if record is None else passes.node.record.write_bytes(record)
+    passes = Passes(tmp_path) if is_restarted else passes
+    for _ in range(2):
+        assert (await passes.run(DIRECT)).is_in_place
+        assert folders.read(passes.node.backup) == Folder(mode=0o700, entries={PLATFORM: foreign})
+    await passes.delete()
+    assert passes.node.host(PLATFORM) == foreign
+
+
+async def test_a_record_that_is_lost_before_the_release_does_not_cost_the_original(tmp_path: Path) -> None:
+    """Not one pass between the loss, of the last good config too, and a restart with the document deleted."""
+    foreign = Folder(mode=0o750, entries={"hosts.toml": Plain(content=b"# mine", mode=0o640)})
+    passes = Passes(tmp_path)
+    passes.node.make(PLATFORM, foreign)
+    await passes.run(DIRECT)
+    passes.node.record.unlink()
+    (passes.node.state_dir / "last-good.yaml").unlink()
+    passes = Passes(tmp_path)
+    assert (await passes.run()).standing is Standing.CONFIRMING_DELETION
+    await passes.delete()
+    assert passes.node.host(PLATFORM) == foreign
+
+
 async def test_an_absent_document_on_a_fresh_node_leaves_no_trace(tmp_path: Path) -> None:
     """Nothing desired and nothing managed: ready, and not one file is made."""
     report = make_report(await Passes(tmp_path).run())
@@ -336,6 +377,18 @@ async def test_a_pass_that_meets_a_failing_disk_reports_and_recovers(tmp_path: P
     assert ["PathObstructed"] == [error.reason for error in outcome.errors]
     link.unlink()
     assert make_report(await passes.run()).verdict.reason == "InPlace"
+
+
+async def test_trying_for_ever_uses_up_no_descriptors(tmp_path: Path) -> None:
+    """A directory in place of last-good.yaml is a clear failure, the twentieth time as the first."""
+    passes = Passes(tmp_path)
+    (passes.node.state_dir / "last-good.yaml").mkdir(parents=True)
+    await passes.run(DIRECT)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        (error,) = (await passes.run()).errors
+        assert ("DiskFailed", True) == (error.reason, "last-good.yaml" in error.message)
+    assert before == len(os.listdir("/proc/self/fd"))
 
 
 async def test_no_secret_is_in_any_report(tmp_path: Path) -> None:

@@ -62,12 +62,13 @@ class Passes:
         flavour: Flavour = Flavour.DECKHOUSE,
         calls: Calls | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        source: ScriptedSource | None = None,
     ) -> None:
         """Start at second 1000 with an empty source."""
         self.node = Node(root)
-        self.source = ScriptedSource()
+        self.source = source or ScriptedSource()
         self.now_s = 1000.0
-        self._reconciler = Reconciler(
+        self.reconciler = Reconciler(
             source=self.source,
             disk=self.node.disk(calls),
             node=FixedFacts(flavour),
@@ -82,11 +83,11 @@ class Passes:
         """Run one pass, with a new document if one is given."""
         if document is not None:
             self.source.says(document)
-        return await self._reconciler.run_pass()
+        return await self.reconciler.run_pass()
 
     async def delete(self) -> Outcome:
         """Let the source be empty for longer than the settle time; return the outcome of the release."""
         self.source.reading = Absent()
-        await self._reconciler.run_pass()
+        await self.reconciler.run_pass()
         self.now_s += SETTLE_S
-        return await self._reconciler.run_pass()
+        return await self.reconciler.run_pass()
