@@ -25,6 +25,7 @@ _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PERMISSIONS = 0o7777
+_SET_ID = 0o6000
 
 #: User and group id.
 Owner = tuple[int, int]
@@ -153,6 +154,8 @@ class Directory:
                 written = 0
                 while written < len(content):
                     written += self.calls.write(descriptor, content[written:])
+                if mode & _SET_ID:  # without root, writing has cleared these bits (write(2))
+                    self.calls.fchmod(descriptor, mode)
                 self.calls.fsync(descriptor)
             finally:
                 os.close(descriptor)
