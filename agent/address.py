@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from agent.model import NODE_IP_PLACEHOLDER, WILDCARD_HOST
+from agent.model import NODE_IP_PLACEHOLDER, WILDCARD_HOST, is_bare_ipv6
 from agent.tree import STATE_FILE
 
 #: A host becomes part of file names such as ``https-HOST-client.crt``; Linux ends names at 255.
@@ -78,8 +78,7 @@ def server_url_problem(value: str) -> str | None:
     host = match["host"]
     if host.startswith("[") and host.endswith("]"):
         return None if ":" in host and is_ip(host[1:-1]) else NOT_A_HOST
-    is_bare_ipv6 = host.count(":") > 1 and not host.startswith("[")
-    return "must have an IPv6 address in brackets" if is_bare_ipv6 else registry_host_problem(host)
+    return "must have an IPv6 address in brackets" if is_bare_ipv6(host) else registry_host_problem(host)
 
 
 def with_node_ip(value: str, node_ip: str) -> str:

@@ -13,7 +13,17 @@ from typing import Any
 
 from agent import address
 from agent.errors import ConfigUnsupported
-from agent.model import NODE_IP_PLACEHOLDER, WILDCARD_HOST, Capability, Mirror, Notice, RegistryHost, Rewrite, Scheme
+from agent.model import (
+    NODE_IP_PLACEHOLDER,
+    WILDCARD_HOST,
+    Capability,
+    Mirror,
+    Notice,
+    RegistryHost,
+    Rewrite,
+    Scheme,
+    is_bare_ipv6,
+)
 from agent.parse.go_regexp import is_noop
 from agent.runtime import (
     DIAL_TIMEOUT_SINCE,
@@ -174,7 +184,7 @@ def _left_out(host: RegistryHost, mirror: Mirror, containerd: Containerd) -> Ite
 
 def _without_effect(host: RegistryHost, endpoints: tuple[Endpoint, ...]) -> Iterator[Notice]:
     """Warn of what containerd accepts and passes over."""
-    if host.name.count(":") > 1 and not host.name.startswith("["):
+    if is_bare_ipv6(host.name):
         message = f"{host.name}: image references name an IPv6 registry in brackets, so this host is never looked up"
         yield Notice(code="HostNeverUsed", message=message)
     # containerd asks only mirrors with both for a tag (seen on 1.6.20, 1.7.24 and 2.1.9).

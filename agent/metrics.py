@@ -14,7 +14,6 @@ from prometheus_client import (
 
 from agent import __version__
 from agent.board import Posted
-from agent.report import UNKNOWN_VERSION
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -55,7 +54,7 @@ class Metrics:
         report = posted.report
         self._ready.set(report.verdict.is_ready)
         _set_only(self._reason, report.verdict.reason)
-        _set_only(self._version, report.applied_version or UNKNOWN_VERSION)
+        _set_only(self._version, report.applied_version)
         in_place = sum(host.is_in_place for host in report.hosts)
         self._hosts.labels("in_place").set(in_place)
         self._hosts.labels("differs").set(len(report.hosts) - in_place)

@@ -28,6 +28,11 @@ class Secret:
     __str__ = __repr__
 
 
+def is_bare_ipv6(host: str) -> bool:
+    """Tell whether a host is an IPv6 address without the brackets that URLs and references want."""
+    return host.count(":") > 1 and not host.startswith("[")
+
+
 class Scheme(Enum):
     """URL scheme of a mirror."""
 
@@ -98,8 +103,8 @@ class Mirror:
     @property
     def url(self) -> str:
         """URL as containerd wants it: a bare IPv6 address gets its brackets."""
-        bare_ipv6 = self.host.count(":") > 1 and not self.host.startswith("[")
-        return f"{self.scheme.value}://[{self.host}]" if bare_ipv6 else f"{self.scheme.value}://{self.host}"
+        host = f"[{self.host}]" if is_bare_ipv6(self.host) else self.host
+        return f"{self.scheme.value}://{host}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
