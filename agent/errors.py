@@ -149,3 +149,40 @@ class AgentUnreachable(AgentError):
     """No agent answers on the local endpoint."""
 
     reason = "AgentUnreachable"
+
+
+class CredentialsUnusable(AgentError):
+    """The credentials for the Kubernetes API are not there, or cannot be used."""
+
+    reason = "CredentialsUnusable"
+
+
+class ApiFailed(AgentError):
+    """A request to the Kubernetes API got no answer, or an answer that is no success."""
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        remedy: str = "",
+        code: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """`code` is the HTTP status, None without an answer; `retry_after_s` is what the server asked for."""
+        super().__init__(message, remedy=remedy)
+        self.reason = reason
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class LegacyPresent(AgentError):
+    """Legacy registry configuration would shadow or break registry.d."""
+
+    reason = "LegacyRegistryConfig"
+
+
+class LegacyUnreadable(AgentError):
+    """A containerd drop-in cannot be read, so nobody knows whether it configures registries."""
+
+    reason = "LegacyUnreadable"

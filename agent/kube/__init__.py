@@ -1,0 +1,1 @@
+"""The Kubernetes side: one small client, two watches, reports on the Node."""
