@@ -13,7 +13,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt .ci/venv
 	@echo "setting up $(VENV) (once, about a minute)"
 	@.ci/venv $(VENV) dev
 
-demo: $(VENV)/.ready ## walk an agent through a registry switch in ./demo/node, no root, no cluster
+demo: $(VENV)/.ready ## walk an agent through a registry switch, from a file and from an API double; no root, no cluster
 	@$(BIN)/python demo/walk.py
 
 test: lint unit ## lint, types, architecture and all tests that need no root
@@ -59,4 +59,4 @@ format: $(VENV)/.ready ## format the code
 	$(BIN)/ruff check --quiet --fix .
 
 clean: ## remove everything that is made
-	rm -rf .venv .venv-lowest .venv-lowest.txt .venv-wheel build dist demo/node .coverage* .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-lowest .venv-lowest.txt .venv-wheel build dist demo/node demo/node2 .coverage* .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
