@@ -5,27 +5,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import signal
+import socket
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 from agent import __version__, templates
 from agent.board import Board, Posted
+from agent.desired import Reading
 from agent.disk.facts import NodeFacts
+from agent.disk.legacy import LegacyReader
 from agent.disk.node import NodeDisk, exclusive
 from agent.drift import FileWatcher, Watched
 from agent.errors import AgentError
 from agent.health import make_app, serving
+from agent.kube import resources
+from agent.kube.client import Client, Credentials
+from agent.kube.cluster import Cluster
+from agent.kube.credentials import InCluster, KubeconfigFile
 from agent.log import ReportLog
 from agent.metrics import Metrics
 from agent.outcome import Mode, Outcome, Standing
 from agent.policy import Pace
 from agent.reconcile import Reconciler
 from agent.render import Renderer
-from agent.report import make_report
+from agent.report import Report, make_report
 from agent.settings import Settings
 from agent.source import FileSource
 
@@ -36,6 +46,10 @@ SHUTDOWN_PATIENCE_S = 1.2
 
 #: Pause after a pass that failed or repaired drift. Drift is promised to be repaired within 1 s.
 MIN_SPACING_S = 0.2
+
+
+#: kubelet's own credentials: NodeRestriction lets them change this node only.
+KUBELET_KUBECONFIG = "/etc/kubernetes/kubelet.conf"
 
 
 async def run(settings: Settings) -> None:
@@ -50,32 +64,124 @@ async def run(settings: Settings) -> None:
     with exclusive(settings.root, locked):
         board = Board(pass_timeout_s=settings.pass_timeout_s)
         metrics = Metrics()
-        watcher = FileWatcher(_targets(settings), lambda: wakeup.set("files changed"))
-        agent = Loop(settings, build_reconciler(settings, stop.is_set), watcher, board, metrics)
-        async with serving(make_app(board, metrics), settings), _watching(watcher):
-            logger.info(
-                "registry-agent %s started: mode %s, root %s, desired config from %s",
-                __version__,
-                settings.mode.value,
-                settings.root,
-                settings.source_file,
+        legacy = LegacyReader(settings.root)
+        watcher = FileWatcher(lambda: _targets(settings, legacy), lambda: wakeup.set("files changed"))
+        async with (
+            joined(settings, wakeup.set, metrics.count_request) as side,
+            serving(make_app(board, metrics, side.facts), settings),
+        ):
+            agent = Loop(
+                settings,
+                reconciler=build_reconciler(settings, side, legacy, stop.is_set),
+                watcher=watcher,
+                board=board,
+                metrics=metrics,
+                publish=side.publish,
             )
-            await agent.run(wakeup, stop)
+            async with _watching(watcher):
+                logger.info(
+                    "registry-agent %s started: mode %s, root %s, desired config from %s",
+                    __version__,
+                    settings.mode.value,
+                    settings.root,
+                    describe_source(settings),
+                )
+                await agent.run(wakeup, stop)
     logger.info("registry-agent stopped")
 
 
-def build_reconciler(settings: Settings, should_stop: Callable[[], bool] = lambda: False) -> Reconciler:
+class Side(Protocol):
+    """Where the desired config comes from and reports go: a cluster, or a file and nowhere."""
+
+    async def read(self, *, is_confirming: bool) -> Reading:
+        """Return the desired config."""
+
+    def publish(self, report: Report) -> None:
+        """Take a report."""
+
+    def facts(self) -> Mapping[str, Any] | None:
+        """Return the state of the cluster side for `/status`; None without a cluster."""
+
+    @property
+    def node_address(self) -> str | None:
+        """The node's address as the cluster knows it."""
+
+
+class FileSide(FileSource):
+    """The side of a node without a cluster."""
+
+    node_address: str | None = None
+
+    def publish(self, report: Report) -> None:
+        """Report nowhere."""
+
+    def facts(self) -> None:
+        """Have no cluster."""
+
+
+def describe_source(settings: Settings) -> str:
+    """Say in words where the desired config is kept."""
+    if settings.source == "file":
+        return f"the file {settings.source_file}"
+    return f"Secret {settings.secret_namespace}/{settings.secret_name}"
+
+
+def build_reconciler(
+    settings: Settings, side: Side, legacy: LegacyReader, should_stop: Callable[[], bool] = lambda: False
+) -> Reconciler:
     """Join the adapters to the reconciler, for the daemon and for `registry-agent diff`."""
-    disk = NodeDisk(settings.root, settings.registry_dir, settings.state_dir)
     return Reconciler(
-        source=FileSource(settings.on_node(settings.source_file)),
-        disk=disk,
-        node=NodeFacts(settings, origin=f"the file {settings.source_file}"),
+        source=side,
+        disk=NodeDisk(settings.root, settings.registry_dir, settings.state_dir),
+        legacy=legacy,
+        node=NodeFacts(settings, origin=describe_source(settings), node_address=lambda: side.node_address),
         renderer=Renderer(templates.read("hosts.toml.j2")),
         mode=settings.mode,
         settle_s=settings.absent_settle_s,
         should_stop=should_stop,
     )
+
+
+def make_credentials(settings: Settings, environment: Mapping[str, str]) -> Credentials:
+    """Choose the credentials: what the settings name, else the pod's, else kubelet's."""
+    if not settings.kubeconfig and "KUBERNETES_SERVICE_HOST" in environment:
+        return InCluster(environment)
+    return KubeconfigFile(kubeconfig_path(settings), root=settings.root, context=settings.kube_context)
+
+
+def kubeconfig_path(settings: Settings) -> Path:
+    """Return where the agent finds the kubeconfig."""
+    return settings.on_node(PurePosixPath(settings.kubeconfig or KUBELET_KUBECONFIG))
+
+
+def make_cluster(settings: Settings, client: Client, wake: Callable[[str], None]) -> Cluster:
+    """Build the cluster side of this node."""
+    return Cluster(
+        client,
+        node=settings.node_name or socket.gethostname().lower(),
+        secret=resources.secret(settings.secret_namespace, settings.secret_name),
+        key=settings.secret_key,
+        spread_s=settings.rollout_spread_s,
+        wake=wake,
+    )
+
+
+@contextlib.asynccontextmanager
+async def joined(
+    settings: Settings, wake: Callable[[str], None], observe: Callable[[str, str, int], None]
+) -> AsyncIterator[Side]:
+    """Run the side that the settings ask for; `wake` asks for a pass, `observe` sees each request."""
+    if settings.source == "file":
+        yield FileSide(settings.on_node(settings.source_file))
+        return
+    async with Client(make_credentials(settings, os.environ), observe=observe) as client:
+        cluster = make_cluster(settings, client, wake)
+        running = asyncio.create_task(cluster.run(), name="cluster")
+        try:
+            yield cluster
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
 
 
 class Wakeup:
@@ -105,13 +211,21 @@ class Loop:
     """Pass after pass, each one published."""
 
     def __init__(
-        self, settings: Settings, reconciler: Reconciler, watcher: FileWatcher, board: Board, metrics: Metrics
+        self,
+        settings: Settings,
+        *,
+        reconciler: Reconciler,
+        watcher: FileWatcher,
+        board: Board,
+        metrics: Metrics,
+        publish: Callable[[Report], None],
     ) -> None:
         """Everything that happens between two passes is decided here."""
         self._reconciler = reconciler
         self._watcher = watcher
         self._board = board
         self._metrics = metrics
+        self._publish = publish
         self._log = ReportLog()
         self._pace = Pace(
             resync_s=settings.resync_interval_s, retry_min_s=settings.retry_min_s, retry_max_s=settings.retry_max_s
@@ -154,6 +268,7 @@ class Loop:
         self._board.post(posted)
         self._metrics.update(posted)
         self._log.write(posted)
+        self._publish(posted.report)
         return next_in_s
 
     async def _finish(self, running: asyncio.Task[float]) -> bool:
@@ -214,10 +329,15 @@ async def _watching(watcher: FileWatcher) -> AsyncIterator[None]:
         await asyncio.to_thread(watcher.stop)
 
 
-def _targets(settings: Settings) -> tuple[Watched, ...]:
-    source = settings.on_node(settings.source_file)
-    return (
+def _targets(settings: Settings, legacy: LegacyReader) -> tuple[Watched, ...]:
+    targets = (
         Watched(path=settings.on_node(settings.registry_dir), is_recursive=True),
-        # kubelet replaces the symlink ..data when a mounted Secret or ConfigMap changes.
-        Watched(path=source.parent, is_recursive=False, names=frozenset({source.name, "..data"})),
+        *(Watched(path=path, is_recursive=False) for path in legacy.watch_paths()),
     )
+    if settings.source == "kubernetes":
+        # The pass that this wakes has the API asked with what is there now.
+        kubeconfig = kubeconfig_path(settings)
+        return (*targets, Watched(path=kubeconfig.parent, is_recursive=False, names=frozenset({kubeconfig.name})))
+    source = settings.on_node(settings.source_file)
+    # kubelet replaces the symlink ..data when a mounted Secret or ConfigMap changes.
+    return (*targets, Watched(path=source.parent, is_recursive=False, names=frozenset({source.name, "..data"})))

@@ -37,8 +37,8 @@ from agent.tree import TEMPORARY_PREFIX
 #: Levels above a directory that are watched for its name: /etc and / for /etc/containerd/registry.d.
 ANCESTORS = 3
 
-#: A named file that is written in place is looked at when nothing was written for this long, so that
-#: no half of it is taken for the whole. A file that is renamed into place is looked at immediately.
+#: A file of others that is written in place is looked at when nothing was written for this long, so
+#: that no half of it is taken for the whole. A file that is renamed into place is looked at immediately.
 WRITE_SETTLE_S = 0.1
 
 #: Reads are filtered out, or every image pull would wake the agent. FileModifiedEvent is also what
@@ -58,7 +58,10 @@ _EVENTS: list[type[FileSystemEvent]] = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """A directory to watch; `names` limits a flat watch to some of its entries."""
+    """A directory to watch; `names` limits a flat watch to some of its entries.
+
+    Below a recursive watch only the agent writes, so a write there counts at once.
+    """
 
     path: Path
     is_recursive: bool
@@ -74,8 +77,8 @@ class _Armed:
 class FileWatcher:
     """Calls `on_change` on the event loop when something below the targets changes."""
 
-    def __init__(self, targets: tuple[Watched, ...], on_change: Callable[[], None]) -> None:
-        """`on_change` runs on the loop that calls `start`."""
+    def __init__(self, targets: Callable[[], Iterable[Watched]], on_change: Callable[[], None]) -> None:
+        """`targets` is asked at each `arm`; `on_change` runs on the loop that calls `start`."""
         self._targets = targets
         self._on_change = on_change
         self._observer: BaseObserver = Observer()
@@ -111,7 +114,7 @@ class FileWatcher:
         not seen, so the caller runs another pass.
         """
         self._failed.clear()
-        wanted = _merged(watched for target in self._targets for watched in _with_ancestors(target))
+        wanted = _merged(watched for target in self._targets() for watched in _with_ancestors(target))
         for watched in set(self._armed) - wanted:
             self._disarm(watched)
         renewed = [self._renew(watched) for watched in sorted(wanted, key=lambda item: str(item.path))]
@@ -174,7 +177,7 @@ class _Handler(FileSystemEventHandler):
         # Our own half-written files wake nobody; the rename that ends them does.
         if f"/{TEMPORARY_PREFIX}" not in paths[0]:
             is_write = isinstance(event, FileCreatedEvent | FileModifiedEvent)
-            self._wake(is_settled=names is None or not is_write)
+            self._wake(is_settled=self._watched.is_recursive or not is_write)
 
 
 def _with_ancestors(target: Watched) -> Iterator[Watched]:

@@ -8,16 +8,19 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
 from agent import __version__
 from agent.board import Board
+from agent.desired import Origin
 from agent.errors import ListenFailed
 from agent.metrics import CONTENT_TYPE, Metrics
-from agent.report import as_json
+from agent.report import Report, as_json
 from agent.settings import SOCKET_NAME, Settings, split_listen
 
 SOCKET_MODE = 0o600
@@ -28,8 +31,8 @@ SHUTDOWN_TIMEOUT_S = 0.5
 _STARTING = {"ready": False, "reason": "Starting", "message": "the first pass has not ended yet"}
 
 
-def make_app(board: Board, metrics: Metrics) -> web.Application:
-    """Return the application; errors are JSON like everything but metrics."""
+def make_app(board: Board, metrics: Metrics, cluster: Callable[[], Mapping[str, Any] | None]) -> web.Application:
+    """Return the application; errors are JSON like everything but metrics. `cluster` gives its side's state."""
     app = web.Application(middlewares=[_json_errors], client_max_size=1024)
 
     async def healthz(_: web.Request) -> web.Response:
@@ -48,6 +51,7 @@ def make_app(board: Board, metrics: Metrics) -> web.Application:
             "reason": report.verdict.reason,
             "message": report.verdict.message,
             "applied_version": report.applied_version,
+            "desired": _desired(report, cluster()),
         }
         return web.json_response(body, status=200 if report.verdict.is_ready else 503)
 
@@ -55,7 +59,7 @@ def make_app(board: Board, metrics: Metrics) -> web.Application:
         posted = board.posted
         agent = {"version": __version__, "pid": os.getpid()}
         if posted is None:
-            return web.json_response({"agent": agent, **_STARTING})
+            return web.json_response({"agent": agent, **_STARTING, "cluster": cluster()})
         last_pass = {
             "number": posted.number,
             "trigger": posted.trigger,
@@ -63,9 +67,12 @@ def make_app(board: Board, metrics: Metrics) -> web.Application:
             "duration_s": round(posted.duration_s, 6),
             "next_in_s": round(posted.next_in_s, 1),
         }
-        return web.json_response({"agent": agent, **as_json(posted.report), "last_pass": last_pass})
+        return web.json_response(
+            {"agent": agent, **as_json(posted.report), "cluster": cluster(), "last_pass": last_pass}
+        )
 
     async def exposition(_: web.Request) -> web.Response:
+        metrics.see_cluster(cluster())
         return web.Response(body=metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     app.router.add_get("/healthz", healthz)
@@ -89,6 +96,16 @@ async def serving(app: web.Application, settings: Settings) -> AsyncIterator[Non
     finally:
         await runner.cleanup()
         (run_dir / SOCKET_NAME).unlink(missing_ok=True)
+
+
+def _desired(report: Report, cluster: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Say where the config in force comes from, and how long ago its source was last known to say so."""
+    if report.desired_origin is None:
+        return {"origin": None, "age_s": None}
+    age_s = cluster["api_silent_for_s"] if cluster and report.desired_origin is Origin.LIVE else None
+    if age_s is None and report.desired_as_of is not None:
+        age_s = round(max(0.0, time.time() - report.desired_as_of), 1)
+    return {"origin": report.desired_origin.value, "age_s": age_s}
 
 
 def _unix_socket(run_dir: Path) -> socket.socket:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -19,6 +23,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 #: A no-op pass takes a few milliseconds, a first apply of 1,000 hosts some seconds.
 _PASS_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+_REQUEST = ("verb", "resource", "code")
 
 
 class Metrics:
@@ -46,6 +53,10 @@ class Metrics:
             buckets=_PASS_BUCKETS_S,
             registry=self._registry,
         )
+        self._silent = self._gauge("api_silent_seconds", "Seconds since the API last said something of the Secret.")
+        self._pending = self._gauge("report_pending", "1 while the Node does not show the last report.")
+        self._events_dropped = self._gauge("events_dropped", "Events that were not sent: too many, or refused.")
+        self._requests = self._counter("api_requests", "Requests to the Kubernetes API; code 0: no answer.", *_REQUEST)
         for result in ("unchanged", "changed", "failed"):
             self._passes.labels(result)
 
@@ -64,6 +75,18 @@ class Metrics:
         self._paths.inc(len(report.changed))
         self._drift.inc(report.is_drift)
         self._duration.observe(posted.duration_s)
+
+    def count_request(self, verb: str, resource: str, code: int) -> None:
+        """Count one request to the Kubernetes API."""
+        self._requests.labels(verb, resource, str(code)).inc()
+
+    def see_cluster(self, facts: Mapping[str, Any] | None) -> None:
+        """Take over the state of the cluster side; None without one."""
+        if facts is not None:
+            silent_for_s = facts["api_silent_for_s"]
+            self._silent.set(math.inf if silent_for_s is None else silent_for_s)
+            self._pending.set(facts["report_pending"])
+            self._events_dropped.set(facts["events_dropped"])
 
     def exposition(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

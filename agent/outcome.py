@@ -7,6 +7,7 @@ from enum import Enum
 
 from agent.desired import Origin
 from agent.errors import AgentError
+from agent.legacy import Legacy
 from agent.model import DesiredConfig, Notice
 from agent.plan import Plan
 
@@ -56,6 +57,9 @@ class Outcome:
     plan: Plan = field(default_factory=Plan)
     config: DesiredConfig | None = None
     origin: Origin | None = None
+    #: Unix time at which the source said so; of a copy, at which it was made.
+    as_of: float | None = None
+    legacy: Legacy | None = None
     #: Hosts whose directory was somebody else's: saved, to be given back on release.
     saved: frozenset[str] = frozenset()
     is_in_place: bool = False

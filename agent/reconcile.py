@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from agent import threads
-from agent.desired import Candidate, Confirm, Origin, Reading, Release, Use, choose
+from agent.desired import Candidate, Confirm, Origin, Reading, Release, Unreadable, Use, choose
 from agent.errors import AgentError, ConfigInvalid, ConfigUnsupported, LastGoodUnusable, RenderFailed, Unsettled
 from agent.hosts_toml import Target
+from agent.legacy import Legacy
 from agent.model import DesiredConfig, Notice
 from agent.outcome import Mode, Outcome, Standing, Step, StepResult
 from agent.parse.document import parse
@@ -31,8 +32,11 @@ _SETTLED_ERRORS = (ConfigInvalid, ConfigUnsupported, RenderFailed, LastGoodUnusa
 class Source(Protocol):
     """Where the desired config comes from."""
 
-    async def read(self) -> Reading:
-        """Return the document, its absence, or why it cannot be read; never raises AgentError."""
+    async def read(self, *, is_confirming: bool) -> Reading:
+        """Return the document, its absence, or why it cannot be read; never raises AgentError.
+
+        `is_confirming` asks for a reading that is newer than the question.
+        """
 
 
 class Disk(Protocol):
@@ -50,14 +54,30 @@ class Disk(Protocol):
     def read_last_good(self) -> bytes | None:
         """Return the last config that was accepted here."""
 
+    def last_good_at(self) -> float | None:
+        """Return the Unix time at which it was accepted."""
+
     def write_last_good(self, document: bytes) -> None:
         """Keep an accepted config."""
+
+    def write_node_address(self, address: str) -> None:
+        """Keep the address that was rendered."""
 
     def drop_last_good(self) -> None:
         """Forget it."""
 
     def stand_down(self, document: bytes) -> None:
         """Keep a config that another agent follows, and give up what the agent has written."""
+
+
+class LegacyDetector(Protocol):
+    """Legacy registry configuration on this node; synchronous."""
+
+    def read(self) -> Legacy:
+        """Return what was found; never raises AgentError."""
+
+    def write_label_file(self, value: str) -> bool:
+        """Keep bashible's copy of the label, where bashible is; raises AgentError."""
 
 
 class Node(Protocol):
@@ -75,6 +95,7 @@ class _Prepared:
     config: DesiredConfig
     tree: Tree
     notices: tuple[Notice, ...]
+    node_ip: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +105,7 @@ class _Desired:
     standing: Standing
     prepared: _Prepared | None = None
     origin: Origin | None = None
+    as_of: float | None = None
     errors: tuple[AgentError, ...] = ()
     confirm_in_s: float | None = None
 
@@ -115,6 +137,18 @@ class _Planned:
 
 
 @dataclass(frozen=True, slots=True)
+class _Detected:
+    """Result of the step "legacy"."""
+
+    legacy: Legacy
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def result(self) -> StepResult:
+        return StepResult.UNCHANGED
+
+
+@dataclass(frozen=True, slots=True)
 class _Done:
     """Result of the steps "registry.d" and "verify"."""
 
@@ -122,7 +156,18 @@ class _Done:
     is_complete: bool = True
 
 
-_AnyStep = TypeVar("_AnyStep", _Desired, _Planned, _Done)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What the steps of one pass came to."""
+
+    desired: _Desired
+    detected: _Detected
+    planned: _Planned
+    done: _Done | None
+    errors: tuple[AgentError, ...]
+
+
+_AnyStep = TypeVar("_AnyStep", _Desired, _Detected, _Planned, _Done)
 
 
 class Reconciler:
@@ -133,64 +178,81 @@ class Reconciler:
         *,
         source: Source,
         disk: Disk,
+        legacy: LegacyDetector,
         node: Node,
         renderer: Renderer,
         mode: Mode,
         settle_s: float,
         should_stop: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """`settle_s` is the time between the two readings that confirm a deletion."""
         self._source = source
         self._disk = disk
+        self._legacy = legacy
         self._node = node
         self._renderer = renderer
         self._mode = mode
         self._settle_s = settle_s
         self._should_stop = should_stop
         self._clock = clock
+        self._wall_clock = wall_clock
+        self._is_confirming = False
         self._absent_since: float | None = None
         self._cache: dict[object, _Prepared] = {}
         self._in_place: Tree | None = None
 
     async def run_pass(self) -> Outcome:
         """Run the steps in order and return what came of them; AgentErrors end up in the outcome."""
+        reading = await self._source.read(is_confirming=self._is_confirming)
+        return await threads.run("pass", lambda: self._pass(reading))
+
+    def _pass(self, reading: Reading) -> Outcome:
         trace = _Trace(self._clock)
         try:
-            reading = await self._source.read()
-            desired = await threads.run("desired", lambda: trace.run("desired", lambda: self._desire(reading)))
+            desired = trace.run("desired", lambda: self._desire(reading))
         except AgentError as err:
-            return Outcome(
-                mode=self._mode, standing=Standing.UNKNOWN, steps=trace.steps, errors=(err,), is_retry_useful=True
-            )
-        return await threads.run("settle", lambda: self._settle(desired, trace))
-
-    def _settle(self, desired: _Desired, trace: _Trace) -> Outcome:
+            desired = _Desired(standing=Standing.UNKNOWN, errors=(err,))
+        detected = trace.run("legacy", self._detect)
         planned, done, errors = _Planned(), None, desired.errors
         try:
             planned = trace.run("observe", lambda: self._plan(desired))
             done = self._carry_out(desired, planned, trace)
         except AgentError as err:
             errors = (*errors, err)
+        found = _Found(desired=desired, detected=detected, planned=planned, done=done, errors=errors)
+        return self._outcome(found, trace.steps)
+
+    def _outcome(self, found: _Found, steps: tuple[Step, ...]) -> Outcome:
+        desired, planned, done = found.desired, found.planned, found.done
         is_in_place = done is not None and done.is_complete and done.result is not StepResult.WOULD_CHANGE
         is_changed = done is not None and done.result is StepResult.CHANGED
         is_drift = is_changed and desired.tree == self._in_place
         self._in_place = desired.tree if is_in_place else self._in_place
+        is_configured = desired.tree is not None and desired.standing is not Standing.NOT_CONFIGURED
         return Outcome(
             mode=self._mode,
             standing=Standing.OTHER_AGENT if planned.has_other_agent else desired.standing,
-            steps=trace.steps,
+            steps=steps,
             plan=planned.plan,
             saved=planned.saved,
             config=desired.prepared.config if desired.prepared else None,
             origin=desired.origin,
+            as_of=desired.as_of,
+            legacy=found.detected.legacy,
             is_in_place=is_in_place,
             is_drift=is_drift,
             is_complete=done is None or done.is_complete,
-            errors=errors,
-            notices=(*(desired.prepared.notices if desired.prepared else ()), *planned.notices),
+            # Without a desired config, legacy configuration is what the node lives on.
+            errors=(*found.errors, *(found.detected.legacy.errors() if is_configured else ())),
+            notices=(
+                *(desired.prepared.notices if desired.prepared else ()),
+                *found.detected.notices,
+                *planned.notices,
+            ),
             confirm_in_s=desired.confirm_in_s,
-            is_retry_useful=any(not isinstance(error, _SETTLED_ERRORS) for error in errors),
+            is_retry_useful=any(not isinstance(error, _SETTLED_ERRORS) for error in found.errors),
         )
 
     def _carry_out(self, desired: _Desired, planned: _Planned, trace: _Trace) -> _Done | None:
@@ -222,6 +284,9 @@ class Reconciler:
         )
         if not isinstance(choice, Confirm):
             self._absent_since = None
+        # Once a deletion is suspected, only live readings count until one finds something.
+        was_blind = self._is_confirming and isinstance(reading, Unreadable)
+        self._is_confirming = isinstance(choice, Confirm) or was_blind
         match choice:
             case Release():
                 return _Desired(standing=Standing.NOT_CONFIGURED)
@@ -241,11 +306,17 @@ class Reconciler:
             try:
                 prepared = self._prepare(candidate.document, target)
             except _SETTLED_ERRORS as err:
-                is_kept = candidate.origin is Origin.LAST_GOOD
-                errors = (*errors, LastGoodUnusable(err) if is_kept else err)
+                errors = (*errors, LastGoodUnusable(err) if candidate.origin is Origin.LAST_GOOD else err)
                 continue
             standing = Standing.OTHER_AGENT if prepared.config.other_agent else Standing.CONFIGURED
-            return _Desired(standing=standing, prepared=prepared, origin=candidate.origin, errors=errors)
+            is_kept = candidate.origin is Origin.LAST_GOOD
+            return _Desired(
+                standing=standing,
+                prepared=prepared,
+                origin=candidate.origin,
+                as_of=self._disk.last_good_at() if is_kept else self._wall_clock(),
+                errors=errors,
+            )
         return _Desired(standing=Standing.UNKNOWN, errors=errors)
 
     def _prepare(self, document: bytes, target: Target) -> _Prepared:
@@ -256,9 +327,23 @@ class Reconciler:
             if not parsed.config.other_agent:
                 rendered = self._renderer.render(parsed.config, target)
                 tree, notices = rendered.tree, (*notices, *rendered.notices)
-            prepared = _Prepared(document=document, config=parsed.config, tree=tree, notices=notices)
+            prepared = _Prepared(
+                document=document, config=parsed.config, tree=tree, notices=notices, node_ip=target.node_ip
+            )
             self._cache = {key: prepared}  # one entry: the next document replaces it
         return self._cache[key]
+
+    # Step "legacy".
+
+    def _detect(self) -> _Detected:
+        legacy = self._legacy.read()
+        if self._mode is Mode.OBSERVE or self._should_stop():
+            return _Detected(legacy)
+        try:
+            self._legacy.write_label_file(legacy.label)
+        except AgentError as err:  # registry.d does not depend on it
+            return _Detected(legacy, (Notice(code="LabelFileFailed", message=f"bashible's label is not kept: {err}"),))
+        return _Detected(legacy)
 
     # Step "observe".
 
@@ -277,6 +362,8 @@ class Reconciler:
     def _place(self, desired: _Desired, plan: Plan) -> _Done:
         if desired.prepared and desired.origin is Origin.LIVE:
             self._disk.write_last_good(desired.prepared.document)
+            if desired.prepared.node_ip is not None:
+                self._disk.write_node_address(desired.prepared.node_ip)
         if desired.standing is Standing.NOT_CONFIGURED:
             # Before the release: a crash in between must not bring the deleted config back.
             self._disk.drop_last_good()

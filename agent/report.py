@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.desired import Origin
-from agent.errors import AgentError, ConfigInvalid, ConfigUnsupported, RenderFailed
+from agent.errors import (
+    AgentError,
+    ConfigInvalid,
+    ConfigUnsupported,
+    LegacyPresent,
+    LegacyUnreadable,
+    RenderFailed,
+)
+from agent.legacy import Legacy
 from agent.model import DesiredConfig, Mirror, Notice, RegistryHost
 from agent.outcome import Mode, Outcome, Standing, Step
 
@@ -18,6 +26,9 @@ UNKNOWN_VERSION = "unknown"
 
 #: A wrong document at the source: the node keeps the last good one, but is not what is wanted.
 _REFUSALS = (ConfigInvalid, ConfigUnsupported, RenderFailed)
+
+#: registry.d may be right, but these keep containerd from reading it alone.
+_LEGACY = (LegacyPresent, LegacyUnreadable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +58,13 @@ class Report:
     standing: Standing
     desired_version: str | None
     desired_origin: Origin | None
+    desired_as_of: float | None
     desired_mode: str | None
     images_base: str | None
     applied_version: str
+    #: What the version annotation may say: None when no config is fully applied.
+    published_version: str | None
+    legacy: Legacy | None
     hosts: tuple[HostReport, ...]
     pending: tuple[str, ...]
     changed: tuple[str, ...]
@@ -71,9 +86,12 @@ def make_report(outcome: Outcome, *, notices: tuple[Notice, ...] = ()) -> Report
         standing=outcome.standing,
         desired_version=config.version if config else None,
         desired_origin=outcome.origin,
+        desired_as_of=outcome.as_of,
         desired_mode=config.mode if config else None,
         images_base=config.images_base if config else None,
         applied_version=config.version if config and outcome.is_in_place else UNKNOWN_VERSION,
+        published_version=_published_version(outcome),
+        legacy=outcome.legacy,
         hosts=_hosts(config, outcome) if config else (),
         pending=paths if is_pending else (),
         changed=() if is_pending else paths,
@@ -100,6 +118,7 @@ def as_json(report: Report) -> dict[str, Any]:
             "origin": report.desired_origin.value if report.desired_origin else None,
         },
         "applied_version": report.applied_version,
+        "legacy": report.legacy.label if report.legacy else None,
         "hosts": [_host_json(host) for host in report.hosts],
         "pending": list(report.pending),
         "steps": [
@@ -113,10 +132,23 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
+def _published_version(outcome: Outcome) -> str | None:
+    is_custom = outcome.legacy is None or outcome.legacy.is_custom
+    if not outcome.is_in_place:
+        return None
+    if outcome.standing is Standing.NOT_CONFIGURED:
+        return UNKNOWN_VERSION
+    return outcome.config.version if outcome.config and not is_custom else None
+
+
 def _verdict(outcome: Outcome) -> Verdict:
-    blocking = [error for error in outcome.errors if isinstance(error, _REFUSALS) or not outcome.is_in_place]
+    blocking = [
+        error for error in outcome.errors if isinstance(error, (*_REFUSALS, *_LEGACY)) or not outcome.is_in_place
+    ]
     if blocking:
         return Verdict(is_ready=False, reason=blocking[0].reason, message=str(blocking[0]))
+    if not outcome.is_complete:
+        return Verdict(is_ready=False, reason="Interrupted", message="the agent was stopped before it was done")
     match outcome.standing:
         case Standing.NOT_CONFIGURED:
             message = "no desired config: the agent manages nothing on this node"
@@ -137,8 +169,6 @@ def _standing_verdict(outcome: Outcome) -> Verdict:
         return Verdict(is_ready=True, reason="LastGoodInPlace", message=message)
     if outcome.is_in_place:
         return Verdict(is_ready=True, reason="InPlace", message="registry.d is what the desired config says")
-    if not outcome.is_complete:
-        return Verdict(is_ready=False, reason="Interrupted", message="the agent was stopped before it was done")
     count = len(outcome.plan.changed_paths)
     message = f"mode observe: {count} paths in registry.d differ and were left alone"
     return Verdict(is_ready=False, reason="WouldChange", message=message)

@@ -58,8 +58,17 @@ def split_listen(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _kubeconfig(text: str) -> str:
+    if text:
+        _absolute(PurePosixPath(text))
+    return text
+
+
 _NodePath = Annotated[PurePosixPath, AfterValidator(_absolute)]
 _Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+#: Names go into the API's paths, so nothing but a DNS subdomain passes.
+_ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 
 
 class Settings(BaseModel):
@@ -77,9 +86,35 @@ class Settings(BaseModel):
         description="manage: make registry.d what the desired config says. observe: compute and report "
         "everything, write nothing outside run_dir; the way to try the agent before trusting it.",
     )
+    source: Literal["kubernetes", "file"] = Field(
+        default="kubernetes",
+        description="Where the desired config comes from: a Secret that is watched, with reports on the Node; or "
+        "source_file, without any cluster.",
+    )
     source_file: _NodePath = Field(
         default=PurePosixPath("/etc/registry-agent/desired.yaml"),
-        description="The desired config: the document itself or a Secret's manifest around it. Watched.",
+        description="The desired config with source=file: the document itself or a Secret's manifest around it. "
+        "Watched.",
+    )
+    secret_namespace: _ObjectName = Field(default="d8-system", description="Namespace of the Secret.")
+    secret_name: _ObjectName = Field(default="registry-bashible-config", description="Name of the Secret.")
+    secret_key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)] = Field(
+        default="config", description="Key of the Secret's data that holds the document."
+    )
+    kubeconfig: Annotated[str, AfterValidator(_kubeconfig)] = Field(
+        default="",
+        description="Credentials for the API; it may appear later, and is read again when it changes. Empty: the "
+        "ServiceAccount in a pod, else kubelet's /etc/kubernetes/kubelet.conf. Absolute paths in it lie below root.",
+    )
+    kube_context: str = Field(default="", description="Context of the kubeconfig; empty for its current-context.")
+    node_name: Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$", max_length=253)] = Field(
+        default="",
+        description="Name of this node's Node object. Empty: the environment's NODE_NAME, else the host name.",
+    )
+    rollout_spread_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=10,
+        description="Seconds over which the nodes of a cluster spread what they do after a change of the Secret: "
+        "each waits its own share of it, by its name. The annotation registry-agent.io/urgent on the Secret skips it.",
     )
     registry_dir: _NodePath = Field(
         default=PurePosixPath("/etc/containerd/registry.d"),
@@ -111,7 +146,7 @@ class Settings(BaseModel):
     node_ip: Annotated[str, AfterValidator(_ip)] = Field(
         default="",
         description="The node's address, for ${discovered_node_ip} in the config. Empty: from "
-        "/var/lib/bashible/discovered-node-ip.",
+        "/var/lib/bashible/discovered-node-ip, else the Node's InternalIP.",
     )
     resync_interval_s: _Seconds = Field(
         default=300,
@@ -200,6 +235,7 @@ def load(flags: Mapping[str, str], environment: Mapping[str, str], *, config: Pa
     read if it is there. Raises SettingsInvalid naming the setting.
     """
     given = {
+        **({"node_name": environment["NODE_NAME"]} if environment.get("NODE_NAME") else {}),
         **{option.name: environment[option.variable] for option in options() if option.variable in environment},
         **flags,
     }

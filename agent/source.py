@@ -19,7 +19,7 @@ class FileSource:
         """`path` is where the agent finds the file, root prefix included."""
         self.path = path
 
-    async def read(self) -> Reading:
+    async def read(self, *, is_confirming: bool) -> Reading:  # noqa: ARG002 -- every reading is a live one
         """Return the document; a missing file is absence, a missing directory is unreadable."""
         return await asyncio.to_thread(read_file, self.path)
 

@@ -57,7 +57,9 @@ def table(found: dict[str, Any]) -> str:
             ("mode", f"{found['mode']}, registry mode {desired['mode'] or '-'}"),
             ("desired", f"{desired['version'] or '-'}{origin}"),
             ("in place", found["applied_version"]),
+            ("legacy", "none found" if found["legacy"] == "default" else "PRESENT (see errors)"),
         ]
+        rows += _cluster(found.get("cluster"))
         rows += [("last pass", _last_pass(found))]
     lines = [f"{name:<10} {text}" for name, text in rows]
     for host in found.get("hosts", ()):
@@ -69,6 +71,19 @@ def table(found: dict[str, Any]) -> str:
     lines += [f"{'warning':<10} {warning['message']}" for warning in found.get("warnings", ())]
     lines += [f"{'error':<10} {error['reason']}: {error['message']}" for error in found.get("errors", ())]
     return "\n".join(lines)
+
+
+def _cluster(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Say what of the cluster side is not as it should be, and nothing when all is well."""
+    if not found:
+        return []
+    waits_s = found["change_waits_s"]
+    texts = [
+        found["problem"],
+        f"the Secret cannot be followed: {found['api_error']}" if found["api_error"] else None,
+        f"a change of the Secret is adopted in {waits_s:.0f} s" if waits_s is not None else None,
+    ]
+    return [("cluster", text) for text in texts if text]
 
 
 def _last_pass(found: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from agent import __version__
 from agent.errors import AgentError, AgentUnreachable, AlreadyRunning, SettingsInvalid, SourceUnreadable
-from agent.outcome import Mode
+from agent.outcome import Mode, Outcome
 from agent.report import make_report
 from agent.settings import Settings
 
@@ -44,12 +44,12 @@ def run(settings: Settings, _: argparse.Namespace) -> int:
 
 def diff(settings: Settings, arguments: argparse.Namespace) -> int:
     """Show what a pass would change."""
-    from agent import daemon  # noqa: PLC0415 -- see run
     from agent.cli import difference  # noqa: PLC0415 -- see run
 
+    logging.basicConfig(level=logging.CRITICAL)  # what the cluster side says is in the report
     # No settle time: a deleted config is shown as what it will lead to.
     observing = settings.model_copy(update={"mode": Mode.OBSERVE, "absent_settle_s": 0})
-    outcome = asyncio.run(daemon.build_reconciler(observing).run_pass())
+    outcome = asyncio.run(_observe(observing))
     report = make_report(outcome)
     for notice in report.warnings:
         print(f"registry-agent: warning: {notice.message}", file=sys.stderr)
@@ -64,6 +64,15 @@ def diff(settings: Settings, arguments: argparse.Namespace) -> int:
     if outcome.errors or report.verdict.reason == "OtherAgent":
         return TROUBLE
     return FAILED if outcome.plan.operations else OK
+
+
+async def _observe(settings: Settings) -> Outcome:
+    """Run one pass that writes and reports nothing."""
+    from agent import daemon  # noqa: PLC0415 -- see run
+    from agent.disk.legacy import LegacyReader  # noqa: PLC0415 -- see run
+
+    async with daemon.joined(settings, lambda _reason: None, lambda _verb, _kind, _code: None) as side:
+        return await daemon.build_reconciler(settings, side, LegacyReader(settings.root)).run_pass()
 
 
 def validate(settings: Settings, arguments: argparse.Namespace) -> int:

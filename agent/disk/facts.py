@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from agent.address import is_ip
+from agent.disk.node import NODE_ADDRESS_FILE
 from agent.hosts_toml import Target
 from agent.runtime import Containerd, ContainerdVersion, Flavour
 from agent.settings import Settings
@@ -24,9 +26,15 @@ DECKHOUSE_MARKS = (
 class NodeFacts:
     """Reads the facts anew for each pass: containerd may be upgraded under a running agent."""
 
-    def __init__(self, settings: Settings, *, origin: str) -> None:
-        """`origin` says in words where the desired config is kept, for the header of hosts.toml."""
+    def __init__(
+        self, settings: Settings, *, origin: str, node_address: Callable[[], str | None] = lambda: None
+    ) -> None:
+        """`origin` says in words where the desired config is kept, for the header of hosts.toml.
+
+        `node_address` is what the cluster knows of the node's address.
+        """
         self._settings = settings
+        self._node_address = node_address
         # A file name may hold bytes that are no text; the header of hosts.toml is UTF-8.
         self._origin = origin.encode(errors="backslashreplace").decode()
 
@@ -38,7 +46,7 @@ class NodeFacts:
             containerd=Containerd(flavour=self._settings.fixed_flavour or self._flavour(text), version=version),
             registry_dir=self._settings.registry_dir,
             origin=self._origin,
-            node_ip=self._settings.node_ip or self._discovered_ip(),
+            node_ip=self._node_ip(),
         )
 
     def _flavour(self, version: str) -> Flavour:
@@ -46,10 +54,17 @@ class NodeFacts:
             return Flavour.DECKHOUSE
         return Flavour.K3S if "k3s" in version else Flavour.STOCK
 
-    def _discovered_ip(self) -> str | None:
-        """Return bashible's finding if it is an address; without one, only a placeholder is an error."""
+    def _node_ip(self) -> str | None:
+        """Return the address of the settings, bashible, the cluster, or of the cluster as it was last known.
+
+        Without one, only a placeholder in the config is an error.
+        """
+        kept = self._settings.state_dir / NODE_ADDRESS_FILE
+        return self._settings.node_ip or self._read_ip(NODE_IP_FILE) or self._node_address() or self._read_ip(kept)
+
+    def _read_ip(self, path: PurePosixPath) -> str | None:
         try:
-            lines = self._settings.on_node(NODE_IP_FILE).read_text(encoding="ascii").splitlines()
+            lines = self._settings.on_node(path).read_text(encoding="ascii").splitlines()
         except (OSError, UnicodeDecodeError):
             return None
         return lines[0].strip() if lines and is_ip(lines[0].strip()) else None

@@ -19,6 +19,7 @@ from agent.plan import Observation, Observed, Plan
 from agent.tree import PUBLIC_MODE, SECRET_MODE, STATE_FILE
 
 LAST_GOOD_FILE = "last-good.yaml"
+NODE_ADDRESS_FILE = "node-address"
 BACKUP_DIRECTORY = "backup"
 LOCK_FILE = "agent.lock"
 
@@ -114,6 +115,13 @@ class NodeDisk:
             state = _enter(stack, self._open_state())
             return state.read(LAST_GOOD_FILE, max_bytes=MAX_LAST_GOOD_BYTES) if state else None
 
+    def last_good_at(self) -> float | None:
+        """Return the Unix time at which the last good config was written."""
+        with contextlib.ExitStack() as stack:
+            state = _enter(stack, self._open_state())
+            status = state.stat(LAST_GOOD_FILE) if state else None
+            return status.st_mtime if status else None
+
     def write_last_good(self, document: bytes) -> None:
         """Keep an accepted config, 0600; equal bytes are not written again."""
         if self.read_last_good() == document:
@@ -121,6 +129,14 @@ class NodeDisk:
         with self._writable_state() as state:
             state.replace(LAST_GOOD_FILE, document, mode=SECRET_MODE)
             state.sync()
+
+    def write_node_address(self, address: str) -> None:
+        """Keep the node's address for a start without the API; an equal one is not written again."""
+        with self._writable_state() as state:
+            content = f"{address}\n".encode()
+            if state.read(NODE_ADDRESS_FILE, max_bytes=len(content)) != content:
+                state.replace(NODE_ADDRESS_FILE, content, mode=SECRET_MODE)
+                state.sync()
 
     def drop_last_good(self) -> None:
         """Forget the config, once the node has been released."""

@@ -45,7 +45,7 @@ class Endpoint:
         self.clock = Clock()
         self.board = Board(pass_timeout_s=120, clock=self.clock)
         self.metrics = Metrics()
-        self.client: TestClient[Any, Any] = TestClient(TestServer(make_app(self.board, self.metrics)))
+        self.client: TestClient[Any, Any] = TestClient(TestServer(make_app(self.board, self.metrics, lambda: None)))
 
     async def ask(self, path: str) -> tuple[int, dict[str, Any]]:
         async with self.client.get(path) as answer:
@@ -100,7 +100,13 @@ async def test_readyz_follows_the_last_report(endpoint: Endpoint) -> None:
     assert (await endpoint.ask("/readyz"))[0] == 200
     endpoint.board.post(posted(report(**FAILED)))
     message = "something is in the way; move it"
-    expected = {"ready": False, "reason": "PathObstructed", "message": message, "applied_version": "unknown"}
+    expected = {
+        "ready": False,
+        "reason": "PathObstructed",
+        "message": message,
+        "applied_version": "unknown",
+        "desired": {"origin": "live", "age_s": None},
+    }
     assert await endpoint.ask("/readyz") == (503, expected)
 
 
@@ -178,7 +184,7 @@ async def test_the_socket_is_0600_and_goes_when_serving_ends(settings: Settings)
     """Also where a killed agent has left one."""
     path = settings.on_node(settings.run_dir) / "agent.sock"
     path.write_text("left over")
-    async with serving(make_app(Board(pass_timeout_s=1), Metrics()), settings):
+    async with serving(make_app(Board(pass_timeout_s=1), Metrics(), lambda: None), settings):
         assert (0o600, True) == (stat.S_IMODE(path.stat().st_mode), path.is_socket())
         connector = aiohttp.UnixConnector(path=str(path))
         async with (
@@ -193,6 +199,6 @@ async def test_an_address_that_is_not_the_nodes_is_refused_clearly(settings: Set
     """The message names address and cause; the unix socket does not stay behind."""
     elsewhere = settings.model_copy(update={"health_listen": "192.0.2.1:9781"})
     with pytest.raises(ListenFailed, match=r"192\.0\.2\.1:9781: Cannot assign"):
-        async with serving(make_app(Board(pass_timeout_s=1), Metrics()), elsewhere):
+        async with serving(make_app(Board(pass_timeout_s=1), Metrics(), lambda: None), elsewhere):
             pass
     assert not (settings.on_node(settings.run_dir) / "agent.sock").exists()

@@ -11,6 +11,7 @@ import pytest
 
 from agent import drift
 from agent.daemon import _targets
+from agent.disk.legacy import LegacyReader
 from agent.drift import FileWatcher, Watched
 from agent.settings import Settings
 from tests.support.waiting import until_async
@@ -36,7 +37,7 @@ class Watch:
             Watched(path=self.tree, is_recursive=True),
             Watched(path=self.flat, is_recursive=False, names=frozenset({"source", "..data"})),
         )
-        self.watcher = FileWatcher(targets, self._count)
+        self.watcher = FileWatcher(lambda: targets, self._count)
 
     def _count(self) -> None:
         asyncio.get_running_loop()  # raises when called on another thread
@@ -143,7 +144,7 @@ async def test_a_missing_root_is_heard_when_it_comes(tmp_path: Path) -> None:
     """Several levels of a path may be missing at start: each that appears wakes."""
     calls: list[None] = []
     deep = tmp_path / "one" / "two" / "three"
-    watcher = FileWatcher((Watched(path=deep, is_recursive=True),), lambda: calls.append(None))
+    watcher = FileWatcher(lambda: (Watched(path=deep, is_recursive=True),), lambda: calls.append(None))
     watcher.start(asyncio.get_running_loop())
     for path in (deep.parent.parent, deep.parent, deep, deep / "file"):
         await asyncio.to_thread(watcher.arm)
@@ -194,7 +195,7 @@ async def test_a_root_full_of_others_costs_no_watches(tmp_path: Path) -> None:
         (tmp_path / f"unrelated-{number}" / "deep").mkdir(parents=True)
     (tmp_path / "registry.d" / "a.test").mkdir(parents=True)
     settings = Settings(root=tmp_path, registry_dir=PurePosixPath("/registry.d"))
-    watcher = FileWatcher(_targets(settings), lambda: None)
+    watcher = FileWatcher(lambda: _targets(settings, LegacyReader(settings.root)), lambda: None)
     watcher.start(asyncio.get_running_loop())
     before = _inotify_watches()
     await asyncio.to_thread(watcher.arm)

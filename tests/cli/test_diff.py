@@ -40,7 +40,7 @@ def want(node: Node, document: bytes) -> None:
 def diff(command: Command, node: Node, *flags: str) -> tuple[int, list[str]]:
     """Run the command; return its code and lines, with paths below registry.d. Nothing may change on the node."""
     before = folders.identities(node.root)
-    ended = command("diff", "--root", node.root, "--flavour", "deckhouse", *flags)
+    ended = command("diff", "--root", node.root, "--source", "file", "--flavour", "deckhouse", *flags)
     assert before == folders.identities(node.root)
     assert ENCODED not in ended.out + ended.err
     return ended.code, re.sub(f"^(. ){REGISTRY_DIR}/", r"\1", ended.out, flags=re.MULTILINE).splitlines()
@@ -117,7 +117,7 @@ def test_trouble_is_2(command: Command, node: Node, kind: str) -> None:
         want(node, configs.simple("v1", hosts=2))
         node.make("r1.test", Plain(content=b""))
     before = folders.identities(node.root)
-    ended = command("diff", "--root", node.root, "--flavour", "deckhouse")
+    ended = command("diff", "--root", node.root, "--source", "file", "--flavour", "deckhouse")
     assert (2, True) == (ended.code, "registry-agent: error: " in ended.err)
     assert before == folders.identities(node.root)
 
@@ -207,7 +207,7 @@ def test_colors_on_a_terminal_follow_no_color(node: Node, *, no_color: bool) -> 
     """On a real terminal `auto` means colours, unless NO_COLOR is set."""
     want(node, configs.simple("v2"))
     leader, terminal = pty.openpty()
-    command = [*COMMAND, "diff", "--root", str(node.root), "--flavour", "deckhouse"]
+    command = [*COMMAND, "diff", "--root", str(node.root), "--source", "file", "--flavour", "deckhouse"]
     variables = environment() | ({"NO_COLOR": "1"} if no_color else {})
     variables = {name: value for name, value in variables.items() if no_color or name != "NO_COLOR"}
     ended = subprocess.run(command, cwd=REPOSITORY, env=variables, stdout=terminal, check=False)

@@ -23,7 +23,7 @@ RETRY_S = 3.0
 class DefectiveSource(ScriptedSource):
     """Fails as nothing but a defect of the agent fails."""
 
-    async def read(self) -> Reading:
+    async def read(self, *, is_confirming: bool) -> Reading:  # noqa: ARG002
         raise ValueError(configs.CANARY)
 
 
@@ -31,7 +31,14 @@ async def _published(passes: Passes) -> tuple[Posted, float]:
     """Run one pass through a loop of its own; return what was posted and when the next pass is planned."""
     settings = Settings(root=passes.node.root, retry_min_s=RETRY_S)
     board = Board(pass_timeout_s=settings.pass_timeout_s)
-    loop = Loop(settings, passes.reconciler, FileWatcher((), lambda: None), board, Metrics())
+    loop = Loop(
+        settings,
+        reconciler=passes.reconciler,
+        watcher=FileWatcher(tuple, lambda: None),
+        board=board,
+        metrics=Metrics(),
+        publish=lambda _report: None,
+    )
     next_in_s = await loop.run_pass("test")
     assert board.posted is not None
     return board.posted, next_in_s

@@ -60,7 +60,7 @@ async def test_a_pass_that_finds_all_right_changes_nothing(tmp_path: Path) -> No
     before = folders.identities(tmp_path)
     outcome = await passes.run()
     assert before == folders.identities(tmp_path)
-    assert [step.result for step in outcome.steps] == [StepResult.UNCHANGED] * 3
+    assert [step.result for step in outcome.steps] == [StepResult.UNCHANGED] * 4
     report = make_report(outcome)
     assert ((), (), False) == (report.changed, report.pending, report.is_drift)
 
@@ -70,6 +70,7 @@ async def test_the_steps_are_named_in_order(tmp_path: Path) -> None:
     outcome = await Passes(tmp_path).run(DIRECT)
     assert [(step.name, step.result) for step in outcome.steps] == [
         ("desired", StepResult.UNCHANGED),
+        ("legacy", StepResult.UNCHANGED),
         ("observe", StepResult.WOULD_CHANGE),
         ("registry.d", StepResult.CHANGED),
         ("verify", StepResult.UNCHANGED),

@@ -44,7 +44,7 @@ class Daemon:
         """Start the agent unless it runs."""
         if self._process is not None:
             return
-        command = [sys.executable, "-m", "agent", "run", "--root", str(self._node.root)]
+        command = [sys.executable, "-m", "agent", "run", "--source", "file", "--root", str(self._node.root)]
         command += ["--flavour", "stock", "--containerd-version", self._node.containerd]
         command += ["--health-listen", ""]
         # What it writes goes where the test's own output goes: pytest shows it with a failure.

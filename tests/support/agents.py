@@ -78,7 +78,8 @@ class Agent:
 
     def start(self, *flags: str) -> None:
         """Start the process; does not wait for anything."""
-        command = [*COMMAND, "run", "--root", str(self.root), "--health-listen", "", "--absent-settle-s", "0.2", *flags]
+        settings = ["--root", str(self.root), "--health-listen", "", "--absent-settle-s", "0.2"]
+        command = [*COMMAND, "run", *settings, *(() if "--source" in flags else ("--source", "file")), *flags]
         self.starts += 1
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stdout=log, stderr=log)

@@ -7,6 +7,7 @@ from pathlib import Path
 from agent import templates
 from agent.desired import Absent, Present, Reading, Unreadable
 from agent.disk.directory import Calls
+from agent.disk.legacy import LegacyReader
 from agent.errors import SourceUnreadable
 from agent.hosts_toml import Target
 from agent.outcome import Mode, Outcome
@@ -31,8 +32,10 @@ class ScriptedSource:
     def __init__(self) -> None:
         """Begin empty."""
         self.reading: Reading = Absent()
+        self.confirmations = 0
 
-    async def read(self) -> Reading:
+    async def read(self, *, is_confirming: bool) -> Reading:
+        self.confirmations += is_confirming
         return self.reading
 
     def says(self, document: bytes) -> None:
@@ -71,6 +74,7 @@ class Passes:
         self.reconciler = Reconciler(
             source=self.source,
             disk=self.node.disk(calls),
+            legacy=LegacyReader(root),
             node=FixedFacts(flavour),
             renderer=_renderer(),
             mode=mode,

@@ -17,6 +17,7 @@ from agent.errors import (
     RenderFailed,
     SourceUnreadable,
 )
+from agent.legacy import Legacy
 from agent.model import Notice
 from agent.outcome import Mode, Outcome, Standing, Step, StepResult
 from agent.plan import Plan, PublishHost, ReplaceFiles, SaveForeign
@@ -42,6 +43,7 @@ def _report(**fields: Any) -> Report:
         "config": _CONFIG,
         "origin": Origin.LIVE,
         "is_in_place": True,
+        "legacy": Legacy(),
     }
     return make_report(Outcome(**(values | fields)))
 
@@ -162,6 +164,7 @@ def test_the_status_is_json_with_every_fact() -> None:
         "mode": "observe",
         "standing": "configured",
         "desired": {"version": "opaque", "mode": "Direct", "images_base": documents.IMAGES_BASE, "origin": "live"},
+        "legacy": "default",
         "applied_version": "unknown",
         "hosts": [
             {

@@ -1,0 +1,133 @@
+"""The cluster side of one node, as one part: the desired config comes in, reports go out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import traceback
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from agent.desired import Reading
+from agent.kube.client import Client
+from agent.kube.recorder import EventRecorder
+from agent.kube.reporter import NodeReporter
+from agent.kube.resources import Resource
+from agent.kube.source import SecretSource
+from agent.kube.watch import Timing
+from agent.node_events import events
+from agent.node_status import make_node_status
+from agent.policy import rollout_delay_s
+from agent.report import Report
+
+logger = logging.getLogger(__name__)
+
+#: A part that failed on a defect of the agent is started again after this.
+DEFECT_PAUSE_S = 60.0
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Cluster:
+    """Watches the Secret and the Node, patches the Node, sends Events. `run` does it all."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        node: str,
+        secret: Resource,
+        key: str,
+        spread_s: float,
+        wake: Callable[[str], None],
+        timing: Timing | None = None,
+        rng: random.Random | None = None,
+        now: Callable[[], datetime] = _now,
+    ) -> None:
+        """`wake` asks for a pass and says why; changes are spread over `spread_s` seconds among nodes."""
+        timing, rng = timing or Timing(), rng or random.Random()  # noqa: S311 -- spreads load, guards nothing
+        self._node = node
+        self._wake = wake
+        self._before: Report | None = None
+        self._address: str | None = None
+        self._source = SecretSource(
+            client,
+            secret,
+            key=key,
+            delay_s=rollout_delay_s(node, spread_s=spread_s),
+            on_change=lambda: wake("Secret changed"),
+            timing=timing,
+            rng=rng,
+        )
+        self._reporter = NodeReporter(client, node, on_change=self._node_changed, now=now, timing=timing, rng=rng)
+        self._recorder = EventRecorder(client, node, uid=self._uid, now=now, timing=timing, rng=rng)
+
+    async def read(self, *, is_confirming: bool) -> Reading:
+        """Return the desired config as the API has it; the first time once the Node is known, too, for its address."""
+        await self._reporter.watch.first_word()
+        return await self._source.read(is_confirming=is_confirming)
+
+    def publish(self, report: Report) -> None:
+        """Let the Node say what a report says, and send the Events that it is worth."""
+        wanted = make_node_status(report)
+        if wanted is not None:
+            self._reporter.publish(wanted)
+        for event in events(self._before, report):
+            self._recorder.record(event)
+        self._before = report
+
+    @property
+    def node_address(self) -> str | None:
+        """The Node's InternalIP."""
+        live = self._reporter.watch.found
+        return live.internal_ip if live else None
+
+    def facts(self) -> dict[str, Any]:
+        """Return the state of the cluster side for `/status`."""
+        watch = self._source.watch
+        silent_for_s, waits_s = watch.silent_for_s, self._source.waits_s
+        return {
+            "node": self._node,
+            "problem": self._reporter.problem,
+            "api_silent_for_s": None if silent_for_s is None else round(silent_for_s, 1),
+            "api_error": str(watch.error) if watch.error else None,
+            "change_waits_s": None if waits_s is None else round(waits_s, 1),
+            "report_pending": self._reporter.is_pending,
+            "events_dropped": self._recorder.dropped,
+        }
+
+    async def run(self) -> None:
+        """Run all parts until cancelled."""
+        async with asyncio.TaskGroup() as parts:
+            for name, part in (
+                ("watch-secret", self._source.watch.run),
+                ("watch-node", self._reporter.watch.run),
+                ("report", self._reporter.run),
+                ("events", self._recorder.run),
+            ):
+                parts.create_task(_guarded(name, part), name=name)
+
+    def _uid(self) -> str | None:
+        live = self._reporter.watch.found
+        return live.uid if live else None
+
+    def _node_changed(self) -> None:
+        self._recorder.wake()
+        if self.node_address != self._address:
+            self._address = self.node_address
+            self._wake("the Node's address changed")
+
+
+async def _guarded(name: str, part: Callable[[], Awaitable[None]]) -> None:
+    """Keep a defect in one part from ending the others: what is on the node matters more."""
+    while True:
+        try:
+            await part()
+        except Exception as err:  # noqa: BLE001 -- the outer edge of a task
+            where = "".join(traceback.format_tb(err.__traceback__))
+            logger.error("internal error %s in %s at\n%s", type(err).__name__, name, where)  # noqa: TRY400 -- no values
+            await asyncio.sleep(DEFECT_PAUSE_S)

@@ -1,0 +1,117 @@
+"""Keeps the Node object saying what the newest report says: one patch per change, none without."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+from agent.errors import AgentError
+from agent.kube.client import Object
+from agent.kube.resources import Patch, Resource, node, node_status
+from agent.kube.watch import Api, ObjectWatch, Timing
+from agent.node_status import NodeStatus, make_patch, view
+
+logger = logging.getLogger(__name__)
+
+#: Between two patches: a node whose state flaps must not occupy the API server.
+MIN_SPACING_S = 0.5
+
+
+class NodeApi(Api, Protocol):
+    """What is needed of the client."""
+
+    async def patch(self, resource: Resource, body: Object, kind: Patch) -> Object:
+        """Change an object and return it; raises ApiFailed and CredentialsUnusable."""
+
+
+class NodeReporter:
+    """Follows the Node and patches it. A report that cannot be sent is sent later, the newest only."""
+
+    def __init__(
+        self,
+        api: NodeApi,
+        name: str,
+        *,
+        on_change: Callable[[], None],
+        now: Callable[[], datetime],
+        timing: Timing,
+        rng: random.Random,
+    ) -> None:
+        """`on_change` is called when the Node was changed, by whomever."""
+        self._api = api
+        self._name = name
+        self._on_change = on_change
+        self._now = now
+        self._timing = timing
+        self._rng = rng
+        self._wanted: NodeStatus | None = None
+        self._due = asyncio.Event()
+        self._failures = 0
+        self._was_missing = False
+        self.error: AgentError | None = None
+        self.watch = ObjectWatch(api, node(name), view=view, on_change=self._changed, timing=timing, rng=rng)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the Node does not say yet what it has to say."""
+        return self._body() is not None or (self._wanted is not None and self.watch.found is None)
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps the Node from showing the report, in words; None when nothing does."""
+        if self.watch.is_known and self.watch.found is None:
+            return f"there is no Node {self._name}: set NODE_NAME or node_name if that is wrong; it may still register"
+        error = self.error or (self.watch.error if self.watch.is_stale else None)
+        return f"the Node does not show this report: {error}" if error else None
+
+    def publish(self, wanted: NodeStatus) -> None:
+        """Replace what the Node has to say."""
+        self._wanted = wanted
+        self._due.set()
+
+    async def run(self) -> None:
+        """Patch whenever there is something to say, for ever."""
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            try:
+                is_sent = await self._send()
+            except AgentError as err:
+                await self._pause(err)
+                continue
+            self.error, self._failures = None, 0
+            if is_sent:
+                await asyncio.sleep(MIN_SPACING_S)
+
+    async def _send(self) -> bool:
+        body = self._body()
+        if body is None:
+            return False
+        patched = await self._api.patch(node_status(self._name), body, Patch.STRATEGIC)
+        self.error = None
+        self.watch.accept(patched)
+        return True
+
+    def _body(self) -> Object | None:
+        live = self.watch.found
+        return None if live is None or self._wanted is None else make_patch(self._wanted, live, now=self._now())
+
+    async def _pause(self, err: AgentError) -> None:
+        """Note a failure, wait, and have it tried again with what is wanted and true by then."""
+        logger.log(logging.DEBUG if self.error else logging.WARNING, "cannot report on the Node: %s", err)
+        self.error = err
+        self._failures += 1
+        await asyncio.sleep(self._timing.delay_s(err, self._failures, self._rng))
+        self._due.set()
+
+    def _changed(self) -> None:
+        self._due.set()
+        is_missing = self.watch.is_known and self.watch.found is None
+        if is_missing and not self._was_missing:
+            logger.error("%s", self.problem)
+        self._was_missing = is_missing
+        self._on_change()
