@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import random
+import re
 import signal
 import socket
 import threading
@@ -23,7 +24,7 @@ from agent.disk.facts import NodeFacts
 from agent.disk.legacy import LegacyReader
 from agent.disk.node import NodeDisk, exclusive
 from agent.drift import FileWatcher, Watched
-from agent.errors import AgentError
+from agent.errors import AgentError, SettingsInvalid
 from agent.health import make_app, serving
 from agent.kube import resources
 from agent.kube.client import Client, Credentials
@@ -44,12 +45,18 @@ logger = logging.getLogger(__name__)
 #: A stop waits this long for a running pass; the promise is 2 s for the whole shutdown.
 SHUTDOWN_PATIENCE_S = 1.2
 
+#: The last report gets this long to reach the Node.
+DRAIN_S = 0.3
+
 #: Pause after a pass that failed or repaired drift. Drift is promised to be repaired within 1 s.
 MIN_SPACING_S = 0.2
 
 
 #: kubelet's own credentials: NodeRestriction lets them change this node only.
 KUBELET_KUBECONFIG = "/etc/kubernetes/kubelet.conf"
+
+
+_STARTED = "registry-agent %s started: mode %s, root %s, desired config from %s"
 
 
 async def run(settings: Settings) -> None:
@@ -65,10 +72,10 @@ async def run(settings: Settings) -> None:
         board = Board(pass_timeout_s=settings.pass_timeout_s)
         metrics = Metrics()
         legacy = LegacyReader(settings.root)
-        watcher = FileWatcher(lambda: _targets(settings, legacy), lambda: wakeup.set("files changed"))
         async with (
             joined(settings, wakeup.set, metrics.count_request) as side,
             serving(make_app(board, metrics, side.facts), settings),
+            _watching(_make_watcher(settings, legacy, wakeup, side)) as watcher,
         ):
             agent = Loop(
                 settings,
@@ -78,15 +85,9 @@ async def run(settings: Settings) -> None:
                 metrics=metrics,
                 publish=side.publish,
             )
-            async with _watching(watcher):
-                logger.info(
-                    "registry-agent %s started: mode %s, root %s, desired config from %s",
-                    __version__,
-                    settings.mode.value,
-                    settings.root,
-                    describe_source(settings),
-                )
-                await agent.run(wakeup, stop)
+            source = describe_source(settings)
+            logger.info(_STARTED, __version__, settings.mode.value, settings.root, source)
+            await agent.run(wakeup, stop)
     logger.info("registry-agent stopped")
 
 
@@ -98,6 +99,9 @@ class Side(Protocol):
 
     def publish(self, report: Report) -> None:
         """Take a report."""
+
+    def hurry(self) -> None:
+        """Files have changed: what failed for want of one may be tried at once."""
 
     def facts(self) -> Mapping[str, Any] | None:
         """Return the state of the cluster side for `/status`; None without a cluster."""
@@ -114,6 +118,9 @@ class FileSide(FileSource):
 
     def publish(self, report: Report) -> None:
         """Report nowhere."""
+
+    def hurry(self) -> None:
+        """Have nothing that waits."""
 
     def facts(self) -> None:
         """Have no cluster."""
@@ -158,12 +165,20 @@ def make_cluster(settings: Settings, client: Client, wake: Callable[[str], None]
     """Build the cluster side of this node."""
     return Cluster(
         client,
-        node=settings.node_name or socket.gethostname().lower(),
+        node=node_name(settings, os.environ),
         secret=resources.secret(settings.secret_namespace, settings.secret_name),
         key=settings.secret_key,
         spread_s=settings.rollout_spread_s,
         wake=wake,
     )
+
+
+def node_name(settings: Settings, environment: Mapping[str, str]) -> str:
+    """Return the name of the Node object; raises SettingsInvalid when it cannot be one."""
+    name = settings.node_name or environment.get("NODE_NAME") or socket.gethostname().lower()
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name):
+        raise SettingsInvalid(f"{name!r} cannot be the name of a Node", remedy="set node_name, or NODE_NAME")
+    return name
 
 
 @contextlib.asynccontextmanager
@@ -180,6 +195,7 @@ async def joined(
         try:
             yield cluster
         finally:
+            await cluster.drain(within_s=DRAIN_S)
             running.cancel()
             await asyncio.wait({running})
 
@@ -273,6 +289,9 @@ class Loop:
 
     async def _finish(self, running: asyncio.Task[float]) -> bool:
         """Let a pass end after a stop: it begins no write now, and a write that has begun is short."""
+        if self._reconciler.is_asking:
+            running.cancel()
+            return False
         await asyncio.wait({running}, timeout=SHUTDOWN_PATIENCE_S)
         if running.done():
             return True
@@ -321,12 +340,20 @@ def _stop(stop: asyncio.Event, wakeup: Wakeup) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _watching(watcher: FileWatcher) -> AsyncIterator[None]:
+async def _watching(watcher: FileWatcher) -> AsyncIterator[FileWatcher]:
     watcher.start(asyncio.get_running_loop())
     try:
-        yield
+        yield watcher
     finally:
         await asyncio.to_thread(watcher.stop)
+
+
+def _make_watcher(settings: Settings, legacy: LegacyReader, wakeup: Wakeup, side: Side) -> FileWatcher:
+    def on_change() -> None:
+        side.hurry()
+        wakeup.set("files changed")
+
+    return FileWatcher(lambda: _targets(settings, legacy), on_change)
 
 
 def _targets(settings: Settings, legacy: LegacyReader) -> tuple[Watched, ...]:
@@ -335,7 +362,6 @@ def _targets(settings: Settings, legacy: LegacyReader) -> tuple[Watched, ...]:
         *(Watched(path=path, is_recursive=False) for path in legacy.watch_paths()),
     )
     if settings.source == "kubernetes":
-        # The pass that this wakes has the API asked with what is there now.
         kubeconfig = kubeconfig_path(settings)
         return (*targets, Watched(path=kubeconfig.parent, is_recursive=False, names=frozenset({kubeconfig.name})))
     source = settings.on_node(settings.source_file)

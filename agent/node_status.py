@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from agent import __version__
-from agent.errors import AgentError, ApiFailed, CredentialsUnusable, SourceUnreadable
+from agent.errors import ApiFailed, CredentialsUnusable, SourceUnreadable
 from agent.legacy import LABEL
 from agent.outcome import Mode, Standing
 from agent.report import Report
@@ -98,14 +98,8 @@ def view(node: Mapping[str, Any]) -> NodeView:
 
 
 def make_node_status(report: Report) -> NodeStatus | None:
-    """Return what to say about a report; None to leave the Node as it is.
-
-    That is so for half a pass, of which nothing is true, and when all that is wrong is that the API
-    does not answer: it would be said to the API once it does, by every node at once, and then taken
-    back.
-    """
-    is_outage = bool(report.errors) and all(_is_outage(error) for error in report.errors)
-    if report.verdict.reason == "Interrupted" or is_outage:
+    """Return what to say about a report; None when nothing has changed and nothing is known to be true."""
+    if report.verdict.reason == "Interrupted" and not report.pending:
         return None
     return NodeStatus(
         condition=Condition(
@@ -115,6 +109,13 @@ def make_node_status(report: Report) -> NodeStatus | None:
         ),
         summary=_summary(report),
         managed=_managed(report),
+    )
+
+
+def is_outage(report: Report) -> bool:
+    """Tell whether all that is wrong is that the API does not answer as it should."""
+    return bool(report.errors) and all(
+        isinstance(error, ApiFailed) and error.code not in _REFUSED for error in report.errors
     )
 
 
@@ -169,10 +170,6 @@ def _status(report: Report) -> Status:
     if report.standing is Standing.OTHER_AGENT or is_blind:
         return Status.UNKNOWN
     return Status.TRUE if report.verdict.is_ready else Status.FALSE
-
-
-def _is_outage(error: AgentError) -> bool:
-    return isinstance(error, ApiFailed) and error.code not in _REFUSED
 
 
 def _managed(report: Report) -> Managed | None:

@@ -199,13 +199,19 @@ class Reconciler:
         self._clock = clock
         self._wall_clock = wall_clock
         self._is_confirming = False
+        #: Whether a pass waits for the source: it has nothing to finish then.
+        self.is_asking = False
         self._absent_since: float | None = None
         self._cache: dict[object, _Prepared] = {}
         self._in_place: Tree | None = None
 
     async def run_pass(self) -> Outcome:
         """Run the steps in order and return what came of them; AgentErrors end up in the outcome."""
-        reading = await self._source.read(is_confirming=self._is_confirming)
+        self.is_asking = True
+        try:
+            reading = await self._source.read(is_confirming=self._is_confirming)
+        finally:
+            self.is_asking = False
         return await threads.run("pass", lambda: self._pass(reading))
 
     def _pass(self, reading: Reading) -> Outcome:
@@ -218,6 +224,7 @@ class Reconciler:
         planned, done, errors = _Planned(), None, desired.errors
         try:
             planned = trace.run("observe", lambda: self._plan(desired))
+            detected = self._labelled(detected, desired, planned)
             done = self._carry_out(desired, planned, trace)
         except AgentError as err:
             errors = (*errors, err)
@@ -336,14 +343,19 @@ class Reconciler:
     # Step "legacy".
 
     def _detect(self) -> _Detected:
-        legacy = self._legacy.read()
-        if self._mode is Mode.OBSERVE or self._should_stop():
-            return _Detected(legacy)
+        return _Detected(self._legacy.read())
+
+    def _labelled(self, detected: _Detected, desired: _Desired, planned: _Planned) -> _Detected:
+        """Keep bashible's copy of the label, unless the node is somebody else's."""
+        is_others = planned.has_other_agent or desired.standing is Standing.OTHER_AGENT
+        if self._mode is Mode.OBSERVE or is_others or self._should_stop():
+            return detected
         try:
-            self._legacy.write_label_file(legacy.label)
+            self._legacy.write_label_file(detected.legacy.label)
         except AgentError as err:  # registry.d does not depend on it
-            return _Detected(legacy, (Notice(code="LabelFileFailed", message=f"bashible's label is not kept: {err}"),))
-        return _Detected(legacy)
+            notice = Notice(code="LabelFileFailed", message=f"bashible's label is not kept: {err}")
+            return replace(detected, notices=(notice,))
+        return detected
 
     # Step "observe".
 

@@ -235,7 +235,6 @@ def load(flags: Mapping[str, str], environment: Mapping[str, str], *, config: Pa
     read if it is there. Raises SettingsInvalid naming the setting.
     """
     given = {
-        **({"node_name": environment["NODE_NAME"]} if environment.get("NODE_NAME") else {}),
         **{option.name: environment[option.variable] for option in options() if option.variable in environment},
         **flags,
     }

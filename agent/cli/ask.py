@@ -14,6 +14,8 @@ from agent.settings import SOCKET_NAME
 
 TIMEOUT_S = 5.0
 
+_LEGACY = {"default": "none found", "custom": "PRESENT (see errors)"}
+
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, directory: Path) -> None:
@@ -57,7 +59,7 @@ def table(found: dict[str, Any]) -> str:
             ("mode", f"{found['mode']}, registry mode {desired['mode'] or '-'}"),
             ("desired", f"{desired['version'] or '-'}{origin}"),
             ("in place", found["applied_version"]),
-            ("legacy", "none found" if found["legacy"] == "default" else "PRESENT (see errors)"),
+            ("legacy", _LEGACY.get(found["legacy"], "not known")),
         ]
         rows += _cluster(found.get("cluster"))
         rows += [("last pass", _last_pass(found))]

@@ -28,6 +28,9 @@ from agent.kube.stream import Stream, cause, read_all
 REQUEST_TIMEOUT_S = 35.0
 CONNECT_TIMEOUT_S = 5.0
 
+#: Above the minute that an exec plugin may take.
+CREDENTIALS_TIMEOUT_S = 65.0
+
 #: A server that asks for more patience than this is asked again anyway.
 MAX_RETRY_AFTER_S = 120.0
 
@@ -56,6 +59,9 @@ class Credentials(Protocol):
 
         `is_refused` says that the server did not accept the last one: nothing cached may be used.
         """
+
+    def close(self) -> None:
+        """End what still runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +107,7 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._credentials.close()
         if self._session is not None:
             await self._session.close()
 
@@ -116,10 +123,11 @@ class Client:
         """
         call = _Call(verb=Verb.LIST, resource=resource, path=resource.collection, params=_only(resource))
         answer = await self._request(call)
-        items = answer.get("items") or []
-        metadata = answer.get("metadata")
+        items, metadata = answer.get("items"), answer.get("metadata")
+        items = [] if items is None else items  # as Go writes an empty list
         version = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
-        if not isinstance(items, list) or not isinstance(version, str) or not version:
+        is_list = str(answer.get("kind")).endswith("List") and "items" in answer and isinstance(items, list)
+        if not is_list or not isinstance(version, str) or not version:
             raise call.failed("ApiGarbled", "the answer is no list")
         named = [item for item in items if _name(item) == resource.name]
         return Listing(found=named[0] if named else None, version=version)
@@ -172,15 +180,25 @@ class Client:
 
     async def _open(self, call: _Call) -> aiohttp.ClientResponse:
         """Send the request; one that is refused with 401 is sent again with fresh credentials."""
-        response = await self._send(call, is_refused=False)
+        access = await self._access(call, is_refused=False)
+        response = await self._send(call, access)
         if response.status == _UNAUTHORIZED:
-            response.release()
-            response = await self._send(call, is_refused=True)
+            fresh = await self._access(call, is_refused=True)
+            if fresh != access:
+                response.release()
+                response = await self._send(call, fresh)
         return response
 
-    async def _send(self, call: _Call, *, is_refused: bool) -> aiohttp.ClientResponse:
+    async def _access(self, call: _Call, *, is_refused: bool) -> Access:
+        try:
+            async with asyncio.timeout(CREDENTIALS_TIMEOUT_S):
+                return await threads.run("credentials", lambda: self._credentials.access(is_refused=is_refused))
+        except TimeoutError:
+            why = f"the credentials could not be read within {CREDENTIALS_TIMEOUT_S:.0f} s"
+        raise call.failed("ApiUnreachable", why)
+
+    async def _send(self, call: _Call, access: Access) -> aiohttp.ClientResponse:
         assert self._session is not None, "the client was not entered"
-        access = await threads.run("credentials", lambda: self._credentials.access(is_refused=is_refused))
         headers = {"Authorization": access.authorization.reveal()} if access.authorization else {}
         if call.body is not None:
             headers["Content-Type"] = call.content_type
@@ -197,26 +215,28 @@ class Client:
         )
         code = 0
         try:
-            response = await _answered(call, request)
+            response = await _answered(call, request, at=f" ({access.server})")
             code = response.status
         finally:
             self._observe(call.verb.value, call.resource.kind, code)
         return response
 
 
-async def _answered(call: _Call, action: Awaitable[_T]) -> _T:
-    """Await one exchange with the server; a library's exception becomes ApiFailed.
+async def _answered(call: _Call, action: Awaitable[_T], *, at: str = "") -> _T:
+    """Await one exchange with the server; a library's exception becomes ApiFailed. `at` says where it is.
 
     Raised after the handler has ended: aiohttp's exceptions carry the request with its token.
     """
     try:
         async with asyncio.timeout(REQUEST_TIMEOUT_S):
             return await action
+    except aiohttp.ServerTimeoutError:
+        why = f"cannot connect within {CONNECT_TIMEOUT_S:.0f} s"
     except TimeoutError:
         why = f"no answer within {REQUEST_TIMEOUT_S:.0f} s"
     except (aiohttp.ClientError, OSError, ValueError) as err:
         why = cause(err)
-    raise call.failed("ApiUnreachable", why)
+    raise call.failed("ApiUnreachable", f"{why}{at}")
 
 
 def user_agent() -> str:
@@ -244,12 +264,12 @@ def _decode(body: bytes) -> dict[str, Any] | None:
 def _refusal(call: _Call, code: int, retry_after: str, status: Mapping[str, Any]) -> ApiFailed:
     """Make an error of a Status object, or of an answer that is none."""
     message = status.get("message")
-    said = message[:MAX_MESSAGE] if isinstance(message, str) else ""
-    what = call.resource
+    said = _printable(message)[:MAX_MESSAGE] if isinstance(message, str) else ""
+    what, right = call.resource, _right(call)
     reasons = {
         401: ("ApiUnauthorized", "the credentials are not accepted: renew the token or the client certificate"),
-        403: ("ApiForbidden", f"grant the verb {call.verb.value} on {what} to the agent's account (RBAC)"),
-        404: ("ApiNotFound", f"create {what}, or correct its name in the settings"),
+        403: ("ApiForbidden", f"grant the verb {right} to the agent's account (RBAC)"),
+        404: ("ApiNotFound", "it has gone, or its name in the settings is wrong; the agent looks again by itself"),
         409: ("ApiConflict", "somebody else changed the object; the agent reads it again"),
         429: ("ApiThrottled", "the API server is busy; the agent waits"),
     }
@@ -265,6 +285,19 @@ def _refusal(call: _Call, code: int, retry_after: str, status: Mapping[str, Any]
         code=code,
         retry_after_s=wait_s,
     )
+
+
+def _right(call: _Call) -> str:
+    """Name what RBAC has to allow."""
+    what = call.resource
+    place = f" in namespace {what.namespace}" if what.namespace else ""
+    name = "" if call.verb is Verb.CREATE or what.plural == "events" else f" {what.name}"
+    return f"{call.verb.value} on {what.kind}{name}{place}"
+
+
+def _printable(text: str) -> str:
+    """Return foreign text as one line that no terminal obeys."""
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def _is_about(resource: Resource, status: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import traceback
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agent.desired import Reading
+from agent.errors import CredentialsUnusable
 from agent.kube.client import Client
 from agent.kube.recorder import EventRecorder
 from agent.kube.reporter import NodeReporter
@@ -18,7 +20,7 @@ from agent.kube.resources import Resource
 from agent.kube.source import SecretSource
 from agent.kube.watch import Timing
 from agent.node_events import events
-from agent.node_status import make_node_status
+from agent.node_status import NodeStatus, is_outage, make_node_status
 from agent.policy import rollout_delay_s
 from agent.report import Report
 
@@ -26,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 #: A part that failed on a defect of the agent is started again after this.
 DEFECT_PAUSE_S = 60.0
+
+#: Above the longest pause between two attempts to reach the API: whatever is back is noticed within this.
+OUTAGE_PATIENCE_S = 45.0
 
 
 def _now() -> datetime:
@@ -54,12 +59,14 @@ class Cluster:
         self._wake = wake
         self._before: Report | None = None
         self._address: str | None = None
+        self._held: NodeStatus | None = None
+        self._holding: asyncio.TimerHandle | None = None
         self._source = SecretSource(
             client,
             secret,
             key=key,
             delay_s=rollout_delay_s(node, spread_s=spread_s),
-            on_change=lambda: wake("Secret changed"),
+            on_change=lambda: wake("news from the API"),
             timing=timing,
             rng=rng,
         )
@@ -68,17 +75,38 @@ class Cluster:
 
     async def read(self, *, is_confirming: bool) -> Reading:
         """Return the desired config as the API has it; the first time once the Node is known, too, for its address."""
-        await self._reporter.watch.first_word()
+        await asyncio.gather(self._source.watch.first_word(), self._reporter.watch.first_word())
         return await self._source.read(is_confirming=is_confirming)
 
     def publish(self, report: Report) -> None:
         """Let the Node say what a report says, and send the Events that it is worth."""
         wanted = make_node_status(report)
-        if wanted is not None:
+        if is_outage(report):
+            # Said at once, it would be the first thing that thousands of nodes say to an API that is
+            # back, and the next thing that they take back.
+            self._reporter.publish(None)
+            self._held = wanted
+            if self._holding is None:
+                self._hold()
+        elif wanted is not None:
+            self._release()
             self._reporter.publish(wanted)
         for event in events(self._before, report):
-            self._recorder.record(event)
+            if self._before is not None or event.reason != self._shown_reason():
+                self._recorder.record(event)
         self._before = report
+
+    def hurry(self) -> None:
+        """Look at once whether credentials that were missing are there now."""
+        for watch in (self._source.watch, self._reporter.watch):
+            if isinstance(watch.error, CredentialsUnusable):
+                watch.hurry()
+
+    async def drain(self, *, within_s: float) -> None:
+        """Give the last report a moment to be sent."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._reporter.said()
 
     @property
     def node_address(self) -> str | None:
@@ -102,6 +130,12 @@ class Cluster:
 
     async def run(self) -> None:
         """Run all parts until cancelled."""
+        try:
+            await self._run()
+        finally:
+            self._release()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as parts:
             for name, part in (
                 ("watch-secret", self._source.watch.run),
@@ -110,6 +144,27 @@ class Cluster:
                 ("events", self._recorder.run),
             ):
                 parts.create_task(_guarded(name, part), name=name)
+
+    def _hold(self) -> None:
+        self._holding = asyncio.get_running_loop().call_later(OUTAGE_PATIENCE_S, self._unhold)
+
+    def _unhold(self) -> None:
+        """Say it after all, if the Node could be followed meanwhile: then it is the Secret that has a problem."""
+        self._holding = None
+        if self._reporter.watch.error is None:
+            self._reporter.publish(self._held)
+        else:
+            self._hold()
+
+    def _release(self) -> None:
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
+
+    def _shown_reason(self) -> str | None:
+        """Return the reason that the Node shows: an agent that starts anew need not tell it again."""
+        live = self._reporter.watch.found
+        return live.condition.reason if live and live.condition else None
 
     def _uid(self) -> str | None:
         live = self._reporter.watch.found

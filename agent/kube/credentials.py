@@ -61,6 +61,9 @@ class InCluster:
             context = self._contexts.of(Terms(ca=_pem(self._directory / "ca.crt", "cluster CA")))
         return Access(server=server, tls=context, authorization=token)
 
+    def close(self) -> None:
+        """Nothing runs."""
+
     def _server(self) -> str:
         host, port = (self._environment.get(f"KUBERNETES_SERVICE_{name}", "") for name in ("HOST", "PORT"))
         if not host or not port:
@@ -116,6 +119,11 @@ class KubeconfigFile:
                 proxy=cluster.proxy_url or None,
                 authorization=self._authorization(user, issued),
             )
+
+    def close(self) -> None:
+        """End a plugin that still runs; not under the lock, which its run holds."""
+        if self._loaded is not None and self._loaded.plugin is not None:
+            self._loaded.plugin.close()
 
     def _load(self) -> _Loaded:
         raw = _read(self._files.resolved(self._path), "kubeconfig")

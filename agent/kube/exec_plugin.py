@@ -67,6 +67,7 @@ class ExecPlugin:
         self._now = now
         self._timeout_s = timeout_s
         self._kept: Credential | None = None
+        self._running: subprocess.Popen[bytes] | None = None
         self.origin = f"exec plugin {shown(plugin.command)}"
 
     def credential(self, cluster: Cluster, *, ca: Pem | None, is_refused: bool) -> Credential:
@@ -76,6 +77,13 @@ class ExecPlugin:
             output = self._output(self._variables(cluster, ca))
             self._kept = self._credential(output)
         return self._kept
+
+    def close(self) -> None:
+        """End a run that is under way, from another thread."""
+        running = self._running
+        if running is not None and running.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
 
     def _is_over(self, credential: Credential) -> bool:
         return credential.expires is not None and self._now() + MARGIN >= credential.expires
@@ -124,10 +132,12 @@ class ExecPlugin:
     def _result(self, process: subprocess.Popen[bytes]) -> bytes:
         """Return what the program prints; a program that does not end in time is ended with its children."""
         deadline = time.monotonic() + self._timeout_s
+        self._running = process
         with process:
             try:
                 return self._finished(process, deadline)
             finally:
+                self._running = None
                 if process.returncode is None:  # not waited for, so nobody else can have its number
                     os.killpg(process.pid, signal.SIGKILL)
 

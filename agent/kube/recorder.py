@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -34,7 +34,10 @@ MAX_SERIES = 50
 
 #: With one of these, trying again is in vain: the Event is dropped.
 _HOPELESS = frozenset({400, 403, 404, 413, 422})
-_NOT_FOUND = 404
+_NOT_FOUND, _EXISTS = 404, 409
+
+#: An object's name may have 253 characters; the rest is for what makes it unique.
+MAX_NAME = 230
 
 
 class EventApi(Protocol):
@@ -51,6 +54,15 @@ class EventApi(Protocol):
 class _Series:
     place: Resource
     count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waiting:
+    """An Event that is to be sent: as what, and when it happened."""
+
+    event: Event
+    place: Resource
+    at: str
 
 
 class EventRecorder:
@@ -74,7 +86,7 @@ class EventRecorder:
         self._timing = timing
         self._rng = rng
         self._bucket = TokenBucket(burst=BURST, refill_s=REFILL_S)
-        self._waiting: deque[Event] = deque()
+        self._waiting: dict[Event, _Waiting] = {}
         self._series: OrderedDict[tuple[str, Event], _Series] = OrderedDict()
         self._due = asyncio.Event()
         self.dropped = 0
@@ -87,7 +99,8 @@ class EventRecorder:
             self.dropped += 1
             logger.debug("Event dropped: %s", event.reason)
             return
-        self._waiting.append(event)
+        name = f"{self._node[:MAX_NAME]}.{secrets.token_hex(8)}"
+        self._waiting[event] = _Waiting(event=event, place=event_place(name), at=self._at())
         self._due.set()
 
     def wake(self) -> None:
@@ -102,40 +115,40 @@ class EventRecorder:
             self._due.clear()
             while self._waiting and self._uid():
                 try:
-                    await self._send(self._waiting[0])
+                    await self._send(waiting := next(iter(self._waiting.values())))
                 except AgentError as err:
                     failures += 1
                     await self._pause(err, failures)
                     continue
                 failures = 0
-                self._waiting.popleft()
+                del self._waiting[waiting.event]
 
-    async def _send(self, event: Event) -> None:
+    async def _send(self, waiting: _Waiting) -> None:
         uid = self._uid() or ""
-        series = self._series.get((uid, event))
+        key = uid, waiting.event
+        series = self._series.get(key)
         if series is not None:
-            series = await self._count(series)
+            series = await self._count(series, waiting.at)
         if series is None:
-            series = await self._create(event, uid)
-        self._series[uid, event] = series
-        self._series.move_to_end((uid, event))
+            series = await self._create(waiting, uid)
+        self._series[key] = series
+        self._series.move_to_end(key)
         if len(self._series) > MAX_SERIES:
             self._series.popitem(last=False)
 
-    async def _count(self, series: _Series) -> _Series | None:
+    async def _count(self, series: _Series, at: str) -> _Series | None:
         """Count on; None when the API server has expired the Event, which it does after an hour."""
         counted = replace(series, count=series.count + 1)
         try:
-            await self._api.patch(series.place, {"count": counted.count, "lastTimestamp": self._at()}, Patch.MERGE)
+            await self._api.patch(series.place, {"count": counted.count, "lastTimestamp": at}, Patch.MERGE)
         except ApiFailed as err:
             if err.code == _NOT_FOUND:
                 return None
             raise
         return counted
 
-    async def _create(self, event: Event, uid: str) -> _Series:
-        place = event_place(f"{self._node}.{secrets.token_hex(8)}")
-        at = self._at()
+    async def _create(self, waiting: _Waiting, uid: str) -> _Series:
+        event, place, at = waiting.event, waiting.place, waiting.at
         body = {
             "apiVersion": "v1",
             "kind": "Event",
@@ -149,12 +162,18 @@ class EventRecorder:
             "lastTimestamp": at,
             "count": 1,
         }
-        await self._api.create(place, body)
+        try:
+            await self._api.create(place, body)
+        except ApiFailed as err:
+            if err.code != _EXISTS:  # else the answer to an earlier try was lost
+                raise
         return _Series(place=place, count=1)
 
     async def _pause(self, err: AgentError, failures: int) -> None:
         if isinstance(err, ApiFailed) and err.code in _HOPELESS:
-            logger.warning("Event %s dropped: %s", self._waiting.popleft().reason, err)
+            event = next(iter(self._waiting))
+            del self._waiting[event]
+            logger.warning("Event %s dropped: %s", event.reason, err)
             self.dropped += 1
             return
         logger.debug("Event waits: %s", err)

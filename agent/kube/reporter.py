@@ -9,16 +9,24 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
-from agent.errors import AgentError
+from agent.errors import AgentError, ApiFailed
 from agent.kube.client import Object
 from agent.kube.resources import Patch, Resource, node, node_status
 from agent.kube.watch import Api, ObjectWatch, Timing
 from agent.node_status import NodeStatus, make_patch, view
+from agent.policy import Backoff
 
 logger = logging.getLogger(__name__)
 
 #: Between two patches: a node whose state flaps must not occupy the API server.
 MIN_SPACING_S = 0.5
+
+#: A person may take a label away; who does it again and again is another program.
+SUSPICIOUS_REVERTS = 3
+FIGHT = Backoff(base_s=1.0, cap_s=300.0)
+
+#: What a patch is answered with when the Node was deleted, and perhaps registered anew: a uid cannot be changed.
+_ANOTHER_NODE = frozenset({404, 409, 422})
 
 
 class NodeApi(Api, Protocol):
@@ -50,8 +58,11 @@ class NodeReporter:
         self._rng = rng
         self._wanted: NodeStatus | None = None
         self._due = asyncio.Event()
+        self._sent = asyncio.Event()
         self._failures = 0
         self._was_missing = False
+        self._said: NodeStatus | None = None
+        self._reverts = 0
         self.error: AgentError | None = None
         self.watch = ObjectWatch(api, node(name), view=view, on_change=self._changed, timing=timing, rng=rng)
 
@@ -66,12 +77,22 @@ class NodeReporter:
         if self.watch.is_known and self.watch.found is None:
             return f"there is no Node {self._name}: set NODE_NAME or node_name if that is wrong; it may still register"
         error = self.error or (self.watch.error if self.watch.is_stale else None)
+        if error is None and self._reverts >= SUSPICIOUS_REVERTS:
+            return f"somebody else keeps changing on Node {self._name} what the agent writes: is there a second agent?"
         return f"the Node does not show this report: {error}" if error else None
 
-    def publish(self, wanted: NodeStatus) -> None:
-        """Replace what the Node has to say."""
+    def publish(self, wanted: NodeStatus | None) -> None:
+        """Replace what the Node has to say; None leaves it as it is."""
+        if wanted != self._wanted:
+            self._reverts = 0
         self._wanted = wanted
         self._due.set()
+
+    async def said(self) -> None:
+        """Wait until the Node says what it has to say."""
+        while self._body() is not None:
+            self._sent.clear()
+            await self._sent.wait()
 
     async def run(self) -> None:
         """Patch whenever there is something to say, for ever."""
@@ -85,15 +106,17 @@ class NodeReporter:
                 continue
             self.error, self._failures = None, 0
             if is_sent:
-                await asyncio.sleep(MIN_SPACING_S)
+                await asyncio.sleep(self._spacing_s())
 
     async def _send(self) -> bool:
         body = self._body()
         if body is None:
             return False
+        self._reverts = self._reverts + 1 if self._said == self._wanted else 0
         patched = await self._api.patch(node_status(self._name), body, Patch.STRATEGIC)
-        self.error = None
+        self.error, self._said = None, self._wanted
         self.watch.accept(patched)
+        self._sent.set()
         return True
 
     def _body(self) -> Object | None:
@@ -102,11 +125,21 @@ class NodeReporter:
 
     async def _pause(self, err: AgentError) -> None:
         """Note a failure, wait, and have it tried again with what is wanted and true by then."""
-        logger.log(logging.DEBUG if self.error else logging.WARNING, "cannot report on the Node: %s", err)
+        is_gone = isinstance(err, ApiFailed) and err.code in _ANOTHER_NODE
+        level = logging.DEBUG if self.error or is_gone else logging.WARNING
+        logger.log(level, "cannot report on the Node: %s", err)
         self.error = err
         self._failures += 1
         await asyncio.sleep(self._timing.delay_s(err, self._failures, self._rng))
         self._due.set()
+
+    def _spacing_s(self) -> float:
+        """Seconds until the next patch; longer each time when what was said is taken back by somebody."""
+        if self._reverts < SUSPICIOUS_REVERTS:
+            return MIN_SPACING_S
+        if self._reverts == SUSPICIOUS_REVERTS:
+            logger.warning("%s", self.problem)
+        return MIN_SPACING_S + FIGHT.delay_s(self._reverts, random=self._rng.random())
 
     def _changed(self) -> None:
         self._due.set()

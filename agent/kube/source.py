@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from agent.desired import Absent, Present, Reading, Unreadable
-from agent.errors import AgentError, ApiFailed, CredentialsUnusable
+from agent.errors import AgentError, ApiFailed
 from agent.kube.client import Object
 from agent.kube.resources import Resource
 from agent.kube.watch import Api, ObjectWatch, Timing
@@ -75,8 +75,6 @@ class SecretSource:
     async def read(self, *, is_confirming: bool) -> Reading:
         """Return the adopted document; with `is_confirming` an absence is asked for anew."""
         await self.watch.first_word()
-        if isinstance(self.watch.error, CredentialsUnusable):
-            self.watch.hurry()  # a file on this node is what is missing: looking again costs the API nothing
         if self.watch.is_stale:
             return Unreadable(error=self.watch.error or _no_word("list", self._resource))
         if self._adopted is None and is_confirming:
@@ -91,7 +89,7 @@ class SecretSource:
             return Unreadable(error=_no_word("get", self._resource))
         except AgentError as err:
             return Absent() if err.reason == "ApiNotFound" else Unreadable(error=err)
-        self.watch.accept(found)
+        self.watch.correct(found)
         self._adopt()  # it is about to be used
         return self._reading(self._adopted)
 

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 
 from agent.errors import ApiFailed
+from agent.kube import tls
 
 #: An object has at most 1.5 MiB in etcd by default; an event of a watch is one object.
 MAX_BYTES = 3 * 1024 * 1024
@@ -84,14 +85,21 @@ class Stream:
 
 def cause(err: Exception) -> str:
     """Say what a library's exception means, without its own text: that may quote the request."""
-    if isinstance(err, aiohttp.ClientConnectorCertificateError):
-        why = getattr(err.certificate_error, "verify_message", "") or "it does not verify"
-        return f"the server's certificate is not accepted: {why}"
-    if isinstance(err, aiohttp.ClientConnectorError):
-        return f"cannot connect: {_words(err.os_error)}"
-    if isinstance(err, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
-        return "the connection was lost"
-    return _words(err) if isinstance(err, OSError) else type(err).__name__
+    match err:
+        case aiohttp.ClientConnectorCertificateError(certificate_error=refused):
+            words = getattr(refused, "verify_message", "") or "it does not verify"
+            return f"the server's certificate is not accepted: {words}"
+        case aiohttp.ClientHttpProxyError(status=status):
+            return f"the proxy answers HTTP {status}"
+        case aiohttp.ClientConnectorError(os_error=refused):
+            where = " to the proxy" if isinstance(err, aiohttp.ClientProxyConnectionError) else ""
+            return f"cannot connect{where}: {tls.problem(refused) or _words(refused)}"
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientPayloadError():
+            return "the connection was lost"
+        case OSError():
+            return tls.problem(err) or _words(err)
+        case _:
+            return type(err).__name__
 
 
 def _words(err: OSError) -> str:

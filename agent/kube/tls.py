@@ -106,3 +106,15 @@ def _file(pem: Pem) -> Iterator[str]:
     with open(descriptor, "wb", buffering=0) as file:
         file.write(pem.content)
         yield f"/proc/self/fd/{descriptor}"
+
+
+def problem(err: Exception) -> str | None:
+    """Say what OpenSSL means; None when it is not its exception."""
+    if not isinstance(err, ssl.SSLError) or isinstance(err, ssl.SSLCertVerificationError):
+        return None
+    reason = err.reason or "error"
+    if reason == "WRONG_VERSION_NUMBER":
+        return "the server does not speak TLS there"
+    if "ALERT" in reason:
+        return f"the server refuses the client certificate, or wants one ({reason})"
+    return f"TLS fails ({reason})"

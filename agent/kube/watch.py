@@ -23,6 +23,9 @@ from agent.policy import Backoff
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+#: A watch that keeps failing and coming back says so this often.
+LOG_INTERVAL_S = 600.0
+
 _GONE = 410
 _REFUSED = frozenset({401, 403})
 
@@ -97,6 +100,9 @@ class ObjectWatch(Generic[_T]):
         self._settled = asyncio.Event()
         self._hurry = asyncio.Event()
         self._has_waited = False
+        self._is_doubted = False
+        self._logged = ""
+        self._logged_at = -LOG_INTERVAL_S
         self._heard_at: float | None = None
         self._failing_since: float | None = None
         self._was_stale = True
@@ -135,6 +141,7 @@ class ObjectWatch(Generic[_T]):
     async def run(self) -> None:
         """Follow the object for ever."""
         while True:
+            self._hurry.clear()
             try:
                 if self._version is None:
                     await self._list()
@@ -148,9 +155,14 @@ class ObjectWatch(Generic[_T]):
         if self._is_news(found):
             self._learn(self._view(found))
 
+    def correct(self, found: Object) -> None:
+        """Believe a live reading that the watch contradicts, and have the list asked for again."""
+        self._newest, self._is_doubted = _number(_version(found)), True
+        self.found = self._view(found)
+
     async def _list(self) -> None:
         listing = await self._api.list(self._resource)
-        self._version, self._newest = listing.version, _number(listing.version)
+        self._version, self._newest, self._is_doubted = listing.version, _number(listing.version), False
         self._learn(None if listing.found is None else self._view(listing.found))
 
     async def _follow(self, version: str) -> None:
@@ -175,6 +187,9 @@ class ObjectWatch(Generic[_T]):
         version = _version(found)
         if not version:
             raise ApiFailed("ApiGarbled", f"watch {self._resource}: an event without a resourceVersion")
+        if self._is_doubted or 0 < _number(version) < _number(self._version or ""):
+            self._version = None
+            raise ApiFailed("ApiGarbled", f"watch {self._resource}: it contradicts what was read; listing again")
         self._version, self._failures = version, 0
         is_ours = found["metadata"].get("name") == self._resource.name
         if kind == "BOOKMARK" or not is_ours or not self._is_news(found):
@@ -198,8 +213,9 @@ class ObjectWatch(Generic[_T]):
         self._heard(is_changed=is_changed)
 
     def _heard(self, *, is_changed: bool = False) -> None:
-        if self.error is not None:
+        if self._logged:
             logger.info("%s: the API server answers again", self._resource)
+            self._logged = ""
         self.error, self._failing_since, self._heard_at = None, None, self._now()
         self._tell(is_changed=is_changed)
 
@@ -207,16 +223,24 @@ class ObjectWatch(Generic[_T]):
         """Note a failure and wait, longer each time."""
         if isinstance(err, ApiFailed) and err.code == _GONE:
             self._version = None
-        # A failure that lasts is reported by the pass; the first one is worth a line here.
-        logger.log(logging.INFO if self.error is None and self.is_known else logging.DEBUG, "%s", err)
+        self._log(err)
         self._failures += 1
         self.error = err
         self._failing_since = self._failing_since or self._now()
         self._tell(is_changed=False)
-        self._hurry.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timing.delay_s(err, self._failures, self._rng)):
                 await self._hurry.wait()
+
+    def _log(self, err: AgentError) -> None:
+        """Say the first of several failures, and what has never worked louder; not the same all the time."""
+        level = logging.INFO if self.is_known else logging.WARNING
+        is_due = self._now() - self._logged_at > LOG_INTERVAL_S
+        if self.error is not None or not is_due:
+            level = logging.DEBUG
+        else:
+            self._logged, self._logged_at = str(err), self._now()
+        logger.log(level, "%s", err)
 
     def _tell(self, *, is_changed: bool) -> None:
         is_stale = self.is_stale

@@ -134,6 +134,7 @@ def running(site: Site) -> Site:
     site.want("v1")
     site.run()
     site.until_shown("default", "v1", "True", "InPlace")
+    site.until_told("RegistryConfigApplied")
     return site
 
 
@@ -167,7 +168,6 @@ def test_a_change_is_followed(running: Site) -> None:
 
 def test_an_idle_agent_asks_nothing(running: Site) -> None:
     """No polling: two open watches, and silence."""
-    running.until_told("RegistryConfigApplied")
     running.agent.until_idle()
     before = running.count()
     running.agent.until_idle()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -43,6 +44,7 @@ class Tickets:
         self.tokens = list(tokens)
         self.context = context
         self.asked: list[bool] = []
+        self.is_closed = False
         self._access = access
 
     def access(self, *, is_refused: bool) -> Access:
@@ -50,6 +52,9 @@ class Tickets:
         token = self.tokens.pop(0) if len(self.tokens) > 1 else "".join(self.tokens)
         authorization = Secret(f"Bearer {token}") if token else None
         return Access(server=self.url, tls=self.context, authorization=authorization, **self._access)
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 def trusting(ca: trustme.CA | None, pair: tls.KeyPair | None = None) -> ssl.SSLContext | None:
@@ -79,6 +84,16 @@ async def running(*parts: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
                 raise end
 
 
+def alive(*packages: str) -> int:
+    """Count the living objects whose types are from these packages: what a leak would keep.
+
+    Exceptions do not count: the log records that pytest captures hold on to them.
+    """
+    gc.collect()
+    kinds = (type(each) for each in gc.get_objects() if not isinstance(each, BaseException))
+    return sum(str(kind.__module__).partition(".")[0] in packages for kind in kinds)
+
+
 class Bell:
     """Counts how often it was rung, and lets a test wait for the next time."""
 
@@ -92,7 +107,7 @@ class Bell:
         self.rings += 1
         self._event.set()
 
-    async def until(self, is_so: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
+    async def until(self, is_so: Callable[[], bool], *, timeout_s: float = 8.0) -> None:
         """Wait until something is so; asked after every ring."""
         async with asyncio.timeout(timeout_s):
             while not is_so():

@@ -246,8 +246,9 @@ def _failed(reason: str, verb: Verb, resource: Resource) -> ApiFailed:
 
 
 def _refused(verb: Verb, resource: Resource, err: Refused, asked_s: float | None = None) -> ApiFailed:
+    is_of_another = err.code == 404 and (err.details or {}).get("name") != resource.name
     return ApiFailed(
-        _REASONS.get(err.code, "ApiFailed"),
+        "ApiFailed" if is_of_another else _REASONS.get(err.code, "ApiFailed"),
         f"{verb.value} {resource}: HTTP {err.code}, {err.message}",
         code=err.code,
         retry_after_s=asked_s,

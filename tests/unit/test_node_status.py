@@ -8,7 +8,7 @@ import pytest
 
 from agent import __version__
 from agent.desired import Origin
-from agent.errors import AgentError, ConfigInvalid, Problem
+from agent.errors import AgentError, ApiFailed, ConfigInvalid, Problem
 from agent.legacy import LABEL, Legacy
 from agent.model import Notice
 from agent.node_status import (
@@ -20,6 +20,7 @@ from agent.node_status import (
     Managed,
     NodeStatus,
     NodeView,
+    is_outage,
     make_node_status,
     make_patch,
     view,
@@ -98,9 +99,35 @@ def test_a_long_message_is_cut() -> None:
     assert MAX_MESSAGE == len(_status(errors=(ConfigInvalid(problems),)).condition.message)
 
 
-def test_half_a_pass_says_nothing() -> None:
-    """The agent was stopped in the middle: whatever it found by then is not the truth about the node."""
-    assert make_node_status(report(is_in_place=False, is_complete=False, plan=plan("a"))) is None
+def test_half_a_pass_that_had_nothing_to_change_says_nothing() -> None:
+    """The agent was stopped; what the Node says is as true as before."""
+    assert make_node_status(report(is_in_place=False, is_complete=False)) is None
+
+
+def test_half_a_change_takes_the_version_back() -> None:
+    """The agent was stopped in the middle: no version is fully in place."""
+    said = make_node_status(report(is_in_place=False, is_complete=False, plan=plan("a")))
+    assert said is not None
+    assert said.managed is not None
+    assert ("Interrupted", "False", None) == (said.condition.reason, said.condition.status, said.managed.version)
+
+
+@pytest.mark.parametrize("code", [None, 404, 429, 500, 503])
+def test_an_outage_of_the_api_is_told_from_other_failures(code: int | None) -> None:
+    """It is not said at once: every node would, in the second in which the API is back."""
+    outage = ApiFailed("ApiUnreachable", "list secrets s: no answer", code=code)
+    assert is_outage(report(errors=(outage,), origin=Origin.LAST_GOOD))
+    assert is_outage(report(errors=(outage, outage), config=None, is_in_place=False))
+    assert not is_outage(report())
+
+
+@pytest.mark.parametrize("other", [INVALID, DISK, LEGACY_ERROR, FORBIDDEN, KEYLESS])
+def test_what_else_is_wrong_during_an_outage_is_said(other: AgentError) -> None:
+    """As soon as it can be: an outage hides nothing that is about this node."""
+    outage = ApiFailed("ApiUnreachable", "list secrets s: no answer")
+    status = _status(errors=(outage, other), origin=Origin.LAST_GOOD, is_in_place=False)
+    assert "Unknown" == status.condition.status
+    assert other.reason in json.loads(status.summary)["errors"]
 
 
 @pytest.mark.parametrize(

@@ -337,10 +337,18 @@ async def test_a_watch_is_opened_again_after_a_refusal(double: ApiDouble) -> Non
 async def test_a_token_that_is_refused_twice_is_a_failure(double: ApiDouble) -> None:
     """Exactly two requests, and an error that says what to renew."""
     double.tokens = {"new": "w0"}
-    tickets = Tickets(double.url, CANARY)
+    tickets = Tickets(double.url, CANARY, f"{CANARY}2")
     err = await _refused(tickets)
     assert ("ApiUnauthorized", 401, [False, True], 2) == (err.reason, err.code, tickets.asked, len(double.requests))
     assert "renew the token or the client certificate" in str(err)
+
+
+async def test_a_token_that_is_refused_is_not_sent_again(double: ApiDouble) -> None:
+    """The credentials are asked for anew; when they are the same, so would be the answer."""
+    double.tokens = {"new": "w0"}
+    tickets = Tickets(double.url, CANARY)
+    err = await _refused(tickets)
+    assert ("ApiUnauthorized", [False, True], 1) == (err.reason, tickets.asked, len(double.requests))
 
 
 async def test_a_refusal_names_verb_resource_name_and_namespace(double: ApiDouble) -> None:
@@ -456,10 +464,28 @@ async def test_an_answer_that_is_no_list_is_garbled(double: ApiDouble, body: byt
 @pytest.mark.parametrize("items", [b"null", b"[]", b'[1,{},{"metadata":7},{"metadata":{"name":"other"}}]'])
 async def test_a_list_without_the_object_is_an_absence(double: ApiDouble, items: bytes) -> None:
     """Go writes null for an empty list; objects of other names do not count."""
-    double.faults.add(Garbage(body=b'{"metadata":{"resourceVersion":"7"},"items":%s}' % items))
+    double.faults.add(Garbage(body=b'{"kind":"SecretList","metadata":{"resourceVersion":"7"},"items":%s}' % items))
     async with client_of(double) as api:
         listing = await api.list(PLACE)
     assert (None, "7") == (listing.found, listing.version)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"kind":"Secret","metadata":{"resourceVersion":"7"}}',
+        b'{"kind":"SecretList","metadata":{"resourceVersion":"7"}}',
+        b'{"metadata":{"resourceVersion":"7"},"items":[]}',
+        b'{"kind":"SecretList","metadata":{},"items":[]}',
+        b'{"kind":"SecretList","metadata":{"resourceVersion":"7"},"items":{}}',
+    ],
+)
+async def test_what_is_no_list_is_no_absence(double: ApiDouble, body: bytes) -> None:
+    """A node is released on an absence: only what is surely a list may say so."""
+    double.faults.add(Garbage(body=body))
+    async with client_of(double) as api:
+        with pytest.raises(ApiFailed, match="the answer is no list"):
+            await api.list(PLACE)
 
 
 @pytest.mark.parametrize("fault", [Truncated(), Truncated(closes=True)])
@@ -475,7 +501,7 @@ async def test_a_server_that_never_answers_is_given_up(double: ApiDouble, monkey
     monkeypatch.setattr(client, "REQUEST_TIMEOUT_S", 0.1)
     double.faults.add(Hang())
     err = await _refused(Tickets(double.url))
-    assert ("ApiUnreachable", f"get {PLACE}: no answer within 0 s") == (err.reason, err.message)
+    assert ("ApiUnreachable", f"get {PLACE}: no answer within 0 s ({double.url})") == (err.reason, err.message)
 
 
 async def test_an_answer_whose_body_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,7 +554,7 @@ async def test_a_server_that_is_not_there_is_unreachable(double: ApiDouble) -> N
     """The system's word for it."""
     await double.down()
     err = await _refused(Tickets(double.url))
-    assert f"get {PLACE}: cannot connect: Connection refused" == err.message
+    assert f"get {PLACE}: cannot connect: Connection refused ({double.url})" == err.message
 
 
 async def test_an_answer_that_is_too_large_is_given_up(double: ApiDouble) -> None:
@@ -790,9 +816,11 @@ async def test_no_failure_tells_a_secret(
 
 
 async def test_the_session_is_closed_for_good(double: ApiDouble) -> None:
-    """A request after the end is a defect that shows, not a request."""
-    async with client_of(double) as api:
-        pass
+    """A request after the end is a defect that shows, not a request; the credentials end with it."""
+    tickets = Tickets(double.url)
+    async with Client(tickets) as api:
+        assert not tickets.is_closed
+    assert tickets.is_closed
     with pytest.raises(RuntimeError):
         await api.get(PLACE)
     assert isinstance(api._session, aiohttp.ClientSession)

@@ -11,10 +11,11 @@ from typing import Any, cast
 import pytest
 
 from agent.desired import Absent, Present, Unreadable
+from agent.errors import ApiFailed
 from agent.kube import cluster as cluster_module
 from agent.kube import resources
 from agent.kube.client import Client
-from agent.kube.cluster import DEFECT_PAUSE_S, Cluster
+from agent.kube.cluster import DEFECT_PAUSE_S, OUTAGE_PATIENCE_S, Cluster
 from agent.kube.watch import Timing
 from agent.legacy import LABEL
 from agent.node_status import CONDITION, VERSION_ANNOTATION
@@ -94,7 +95,7 @@ async def test_what_the_secret_says_is_read() -> None:
         await asyncio.sleep(DELAY_S - 0.01)
         assert [] == joined.wakes
         await asyncio.sleep(0.02)
-        assert ["Secret changed"] == joined.wakes
+        assert ["news from the API"] == joined.wakes
         assert Present(document=b"v2") == await joined.side.read(is_confirming=False)
 
 
@@ -126,14 +127,14 @@ async def test_a_report_goes_to_the_node_and_to_events() -> None:
 
 
 @jumping
-async def test_half_a_pass_is_not_told_on_the_node() -> None:
-    """What the Node says stays true until the next whole pass."""
+async def test_of_half_a_pass_nothing_is_called_applied() -> None:
+    """The agent was stopped in the middle of a change: no version is fully in place."""
     async with _joined() as (joined, _):
         joined.side.publish(report())
         await asyncio.sleep(1)
         joined.side.publish(report(is_in_place=False, is_complete=False, plan=plan("a"), config=config("v2")))
         await asyncio.sleep(1)
-        assert ("default", "v1", ["True"]) == joined.shown()
+        assert ("default", None, ["False"]) == joined.shown()
 
 
 @jumping
@@ -232,6 +233,19 @@ async def test_a_hanging_part_does_not_hold_up_the_others() -> None:
 
 
 @jumping
+async def test_a_hanging_api_holds_up_the_first_reading_for_five_seconds_in_all() -> None:
+    """Secret and Node are waited for side by side: the last good copy is there, and the node has to be repaired."""
+    state = double_cluster.Cluster()
+    api = MemoryApi(state)
+    api.faults.add(Hang())
+    joined = Joined(api, state, spread_s=0, timing=None)
+    async with running(joined.side.run()):
+        before = now()
+        assert isinstance(await joined.side.read(is_confirming=False), Unreadable)
+        assert Timing().first_word_s == pytest.approx(now() - before)
+
+
+@jumping
 async def test_the_side_ends_at_once() -> None:
     """Whatever its parts wait for."""
     for prepare in (lambda _: None, MemoryApi.go_down, lambda api: api.faults.add(Hang())):
@@ -291,3 +305,84 @@ async def test_all_of_it_works_on_real_sockets(*, tls: bool) -> None:
                 joined.side.publish(report())
                 await double.until(lambda: joined.shown() == ("default", "v1", ["True"]))
     assert ["RegistryConfigApplied", "ConfigInvalid"] == joined.told()
+
+
+def _outage() -> Any:
+    return report(errors=(ApiFailed("ApiFailed", "list secrets s: HTTP 500", code=500),))
+
+
+@jumping
+async def test_a_secret_alone_that_cannot_be_read_is_told_after_a_while() -> None:
+    """Its storage may be broken while Nodes are fine: then the Node says that nobody knows what is desired."""
+    async with _joined() as (joined, _):
+        joined.side.publish(report())
+        await asyncio.sleep(1)
+        joined.side.publish(_outage())
+        await asyncio.sleep(OUTAGE_PATIENCE_S - 1)
+        assert ("default", "v1", ["True"]) == joined.shown()
+        await asyncio.sleep(2)
+        assert ("default", "v1", ["Unknown"]) == joined.shown()
+
+
+@jumping
+async def test_an_outage_of_the_whole_api_is_never_told() -> None:
+    """Said by every node once the API is back, and taken back by the next report: nobody needs that."""
+    async with _joined() as (joined, api):
+        joined.side.publish(report())
+        await asyncio.sleep(1)
+        before = joined.state.node(NODE)["metadata"]["resourceVersion"]
+        api.go_down()
+        joined.side.publish(_outage())
+        await asyncio.sleep(3600)
+        api.come_up()
+        await asyncio.sleep(30)
+        joined.side.publish(report())
+        await asyncio.sleep(3600)
+        assert ("default", "v1", ["True"]) == joined.shown()
+        assert before == joined.state.node(NODE)["metadata"]["resourceVersion"]
+
+
+@jumping
+async def test_what_was_not_sent_before_an_outage_is_not_sent_after_it() -> None:
+    """It is older than what is known by then."""
+    async with _joined() as (joined, api):
+        joined.side.publish(report())
+        await asyncio.sleep(1)
+        api.go_down()
+        joined.side.publish(report(errors=(INVALID,)))
+        await asyncio.sleep(1)
+        joined.side.publish(_outage())
+        api.come_up()
+        await asyncio.sleep(40)
+        assert ("default", "v1", ["True"]) == joined.shown()
+
+
+@jumping
+async def test_an_agent_that_starts_anew_does_not_tell_again_what_the_node_shows() -> None:
+    """A crash loop must not write an Event each time."""
+    async with _joined() as (joined, _):
+        joined.side.publish(report(errors=(INVALID,)))
+        await asyncio.sleep(1)
+        again = Joined(MemoryApi(joined.state), joined.state, spread_s=0, timing=None)
+        async with running(again.side.run()):
+            await asyncio.sleep(1)
+            again.side.publish(report(errors=(INVALID,)))
+            await asyncio.sleep(1)
+        assert ["ConfigInvalid"] == joined.told()
+
+
+@jumping
+async def test_the_last_report_is_waited_for() -> None:
+    """As long as a stop allows; without anything to say, not at all."""
+    async with _joined() as (joined, api):
+        before = now()
+        await joined.side.drain(within_s=5)
+        assert before == now()
+        joined.side.publish(report())
+        await joined.side.drain(within_s=5)
+        assert ("default", "v1", ["True"]) == joined.shown()
+        api.faults.add(Hang())
+        joined.side.publish(report(errors=(INVALID,)))
+        before = now()
+        await joined.side.drain(within_s=5)
+        assert 5 == pytest.approx(now() - before)

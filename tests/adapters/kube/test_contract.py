@@ -266,6 +266,7 @@ async def test_a_version_of_the_forgotten_past_may_be_an_answer(side: Side) -> N
     [
         (Answer(code=401), ("ApiUnauthorized", 401, None)),
         (Answer(code=403), ("ApiForbidden", 403, None)),
+        (Answer(code=404), ("ApiFailed", 404, None)),
         (Answer(code=409), ("ApiConflict", 409, None)),
         (too_many_requests(7), ("ApiThrottled", 429, 7.0)),
         (Answer(code=500), ("ApiFailed", 500, None)),

@@ -60,7 +60,8 @@ def test_tasks_that_are_left_behind_are_a_failure() -> None:
 
     @jumping
     async def careless() -> None:
-        asyncio.get_running_loop().create_task(asyncio.sleep(1), name="left")
+        task = asyncio.create_task(asyncio.sleep(1), name="left")
+        assert not task.done()
 
     with pytest.raises(AssertionError, match="left"):
         careless()

@@ -545,3 +545,30 @@ async def test_a_label_that_is_removed_during_a_patch_is_put_back(latency_s: flo
         reported.reporter.publish(_said("v2"))
         await asyncio.sleep(60)
         assert ("default", "v2", "True") == reported.shown()
+
+
+@jumping
+async def test_another_writer_is_no_fight_without_end(caplog: pytest.LogCaptureFixture) -> None:
+    """A second agent with the same name, say: each patch waits longer, and it is said what is going on."""
+    async with _reporting() as reported:
+        reported.reporter.publish(_said("v1"))
+        await asyncio.sleep(1)
+
+        async def fight() -> None:
+            while True:
+                version = reported.node["metadata"]["annotations"].get(VERSION_ANNOTATION)
+                if version == "v1":
+                    patch = {"metadata": {"annotations": {VERSION_ANNOTATION: "theirs"}}}
+                    reported.cluster.patch("nodes", NODE, patch, STRATEGIC_PATCH)
+                await asyncio.sleep(0.1)
+
+        async with running(fight()):
+            await asyncio.sleep(HOUR_S)
+            assert reported.patches < 60
+            assert "somebody else keeps changing" in str(reported.reporter.problem)
+        assert 1 == caplog.text.count("somebody else keeps changing")
+        await asyncio.sleep(HOUR_S)
+        reported.reporter.publish(_said("v2"))
+        await asyncio.sleep(1)
+        assert ("default", "v2", "True") == reported.shown()
+        assert reported.reporter.problem is None

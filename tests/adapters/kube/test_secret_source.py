@@ -270,6 +270,21 @@ async def test_a_secret_that_a_live_reading_has_found_is_not_absent_again() -> N
         await watched.says(b"v2")
 
 
+@jumping
+async def test_a_list_that_a_live_reading_contradicts_releases_nothing() -> None:
+    """A list that wrongly came back empty, although its version is newer than the Secret."""
+    async with _source(b"v1") as watched:
+        watched.source.watch._learn(None)
+        watched.source.watch._newest = 10**9
+        await asyncio.sleep(DELAY_S + 1)
+        await watched.says(None)
+        assert Present(document=b"v1") == await watched.source.read(is_confirming=True)
+        await watched.says(b"v1")
+        await asyncio.sleep(100)  # the next bookmark has it listed again
+        await watched.says(b"v1")
+        assert 2 == watched.api.count("list", "secrets")
+
+
 @pytest.mark.parametrize("fault", [Answer(code=500), Answer(code=401), Answer(code=403), Hang()], ids=str)
 @jumping
 async def test_an_absence_that_cannot_be_confirmed_is_none(fault: Answer | Hang) -> None:
@@ -493,13 +508,13 @@ class Keyless(MemoryApi):
 
 
 @jumping
-async def test_a_reading_looks_for_missing_credentials_again() -> None:
-    """A pass that something woke finds a kubeconfig at once, not after the backoff of the watch."""
+async def test_a_watch_that_is_hurried_looks_for_missing_credentials_at_once() -> None:
+    """A kubeconfig that appears is not found after the backoff only."""
     api = Keyless(Cluster())
     async with _source(b"v1", api=api) as watched:
         await asyncio.sleep(3600)
         assert isinstance(await watched.fails(), CredentialsUnusable)
         api.has_key = True
-        await watched.source.read(is_confirming=False)
+        watched.source.watch.hurry()
         await asyncio.sleep(1e-3)
         await watched.says(b"v1")
