@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench import daemon, imports, passes
+from tests.bench import cluster, daemon, fleet, idle, imports, passes
 from tests.bench.figures import HEADER, Figure, table
 
 
@@ -29,11 +29,44 @@ class Repetitions:
     passes: int
     applies: int
     edits: int
+    secret_edits: int
+    idle_nodes: int
+    idle_hours: int
+    fleet: int
+    spread_s: float
     imports: int
 
 
-FULL = Repetitions(hosts=(10, 100, 1000), starts=9, memory=3, settle_s=2, passes=15, applies=5, edits=100, imports=5)
-QUICK = Repetitions(hosts=(10, 100), starts=1, memory=1, settle_s=0.2, passes=2, applies=1, edits=5, imports=1)
+FULL = Repetitions(
+    hosts=(10, 100, 1000),
+    starts=9,
+    memory=3,
+    settle_s=2,
+    passes=15,
+    applies=5,
+    edits=100,
+    secret_edits=100,
+    idle_nodes=2,
+    idle_hours=12,
+    fleet=200,
+    spread_s=10,
+    imports=5,
+)
+QUICK = Repetitions(
+    hosts=(10, 100),
+    starts=1,
+    memory=1,
+    settle_s=0.2,
+    passes=2,
+    applies=1,
+    edits=5,
+    secret_edits=3,
+    idle_nodes=1,
+    idle_hours=2,
+    fleet=20,
+    spread_s=2,
+    imports=1,
+)
 
 
 def main() -> int:
@@ -42,8 +75,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also save the results there")
     parser.add_argument("--date", default="", help="the date to save with them")
     parser.add_argument("--dir", default=tempfile.gettempdir(), help="where to write; must be a real disk")
+    parser.add_argument("--fleet", type=int, metavar="NODES", help=f"nodes of the fleet; {FULL.fleet} by default")
     options = parser.parse_args()
     repetitions = QUICK if options.quick else FULL
+    if options.fleet:
+        repetitions = dataclasses.replace(repetitions, fleet=options.fleet)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ra-bench-", dir=options.dir) as name:
         place = Path(name).resolve()
@@ -73,6 +109,10 @@ def _figures(place: Path, repetitions: Repetitions) -> Iterator[Figure]:
         for hosts in repetitions.hosts:
             yield from passes.full_apply(place, runner, hosts=hosts, runs=repetitions.applies)
     yield from daemon.edits(place, runs=repetitions.edits)
+    yield from cluster.changes(place, runs=repetitions.secret_edits)
+    yield from cluster.memory(place, runs=repetitions.memory, settle_s=repetitions.settle_s)
+    yield from idle.requests(place, nodes=repetitions.idle_nodes, hours=repetitions.idle_hours)
+    yield from fleet.rollouts(place / "fleet", nodes=repetitions.fleet, spread_s=repetitions.spread_s)
 
 
 def _machine(place: Path) -> dict[str, Any]:

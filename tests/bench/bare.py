@@ -26,6 +26,22 @@ async def main():
     await runner.setup()
     await web.UnixSite(runner, sys.argv[1]).start(){_READY}"""
 
+#: The same with two watches of the API open over TLS: what a kubeconfig in JSON and two paths say.
+WATCHES = f"""
+import asyncio, base64, json, ssl, sys
+from aiohttp import ClientSession, web
+_, socket, kubeconfig, *paths = sys.argv
+config = json.load(open(kubeconfig))
+cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+tls.load_verify_locations(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
+async def main():
+    runner = web.AppRunner(web.Application(), handle_signals=False, access_log=None)
+    await runner.setup()
+    await web.UnixSite(runner, socket).start()
+    session = ClientSession(cluster["server"], headers={{"Authorization": "Bearer " + user["token"]}})
+    kept = [await session.get(path, ssl=tls) for path in paths]{_READY}"""
+
 
 def read_all(paths: Iterable[str]) -> None:
     """Stat and read every file."""

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-from agent.daemon import build_reconciler
+from agent.daemon import FileSide, build_reconciler
+from agent.disk.legacy import LegacyReader
 from agent.settings import Settings
 from tests.bench import bare, sample
 from tests.bench.figures import Figure, figures, in_turns, ms
@@ -54,7 +55,9 @@ def full_apply(place: Path, runner: asyncio.Runner, *, hosts: int, runs: int) ->
 
 def _pass(runner: asyncio.Runner, root: Path, *, is_change_expected: bool) -> Callable[[], None]:
     """Return one pass of one reconciler, to be run as often as wanted."""
-    reconciler = build_reconciler(Settings(root=root))
+    settings = Settings(root=root, source="file")
+    side = FileSide(settings.on_node(settings.source_file))
+    reconciler = build_reconciler(settings, side, LegacyReader(root))
 
     async def run() -> None:  # returns nothing: asyncio.Runner makes a repr of the task with its result
         outcome = await reconciler.run_pass()

@@ -58,11 +58,16 @@ def fresh(root: Path, source: bytes) -> Path:
 
 
 @contextmanager
-def running(*arguments: str, errors: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run Python with these arguments from the checkout, and end it."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_AGENT_")}
+def running(
+    *arguments: str, errors: int | None = None, commands: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run Python with these arguments from the checkout, and end it. `commands` is for its standard input."""
+    others = ("REGISTRY_AGENT_", "KUBERNETES_", "NODE_NAME")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     command = [sys.executable, *arguments]
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=errors)
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdin=commands, stdout=subprocess.PIPE, stderr=errors
+    )
     limit = threading.Timer(LIMIT_S, process.kill)
     limit.start()
     with process:
