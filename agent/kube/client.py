@@ -101,7 +101,9 @@ class Client:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=8, socket_factory=_socket),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
-            headers={"User-Agent": user_agent(), "Accept": "application/json"},
+            # Uncompressed: what is compressed could inflate beyond any limit (aiohttp before 3.14.5).
+            headers={"User-Agent": user_agent(), "Accept": "application/json", "Accept-Encoding": "identity"},
+            auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
