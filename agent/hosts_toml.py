@@ -61,6 +61,7 @@ class Endpoint:
     dial_timeout: str | None = None
     header: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), repr=False)
     auth: str | None = field(default=None, repr=False)
+    identity_token: str | None = field(default=None, repr=False)
     rewrites: tuple[tuple[str, str], ...] = ()
     rewrite_table: bool = False
 
@@ -122,10 +123,15 @@ def _settings(endpoint: Endpoint) -> dict[str, Any]:
         "override_path": endpoint.override_path,
         "dial_timeout": endpoint.dial_timeout,
         "header": {name: list(values) for name, values in endpoint.header},
-        "auth": {"auth": endpoint.auth} if endpoint.auth else None,
+        "auth": _auth_meaning(endpoint),
         "rewrite": _rewrite_meaning(endpoint),
     }
     return {key: value for key, value in found.items() if value}
+
+
+def _auth_meaning(endpoint: Endpoint) -> dict[str, str]:
+    table = {"auth": endpoint.auth, "identitytoken": endpoint.identity_token}
+    return {key: value for key, value in table.items() if value}
 
 
 def _rewrite_meaning(endpoint: Endpoint) -> dict[str, str] | list[dict[str, str]]:
@@ -210,6 +216,7 @@ def _endpoint(host: RegistryHost, mirror: Mirror, target: Target) -> Endpoint:
         dial_timeout=mirror.dial_timeout if is_dial_timeout_read else None,
         header=_header(mirror, with_credentials=not has_auth_table),
         auth=mirror.auth.encoded.reveal() if mirror.auth and has_auth_table else None,
+        identity_token=mirror.identity_token.reveal() if mirror.identity_token and has_auth_table else None,
         rewrites=_rewrites(host, mirror, target.containerd),
         rewrite_table=target.containerd.flavour is Flavour.K3S,
     )
@@ -268,4 +275,4 @@ def _server(host: RegistryHost, endpoints: tuple[Endpoint, ...]) -> Endpoint | N
     if host.fallback:
         return None
     # Root keys know no `auth` and no `rewrite`; TLS settings and header apply to the server.
-    return replace(endpoints[-1], auth=None, rewrites=())
+    return replace(endpoints[-1], auth=None, identity_token=None, rewrites=())

@@ -12,7 +12,7 @@ import posixpath
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
@@ -87,6 +87,14 @@ class Legacy:
         return (*([_present(self.findings)] if self.findings else ()), *self.unreadable)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryTable:
+    """A registry table of the CRI plugin, where it stands in its file, and what is in it: credentials too."""
+
+    keys: tuple[str, ...]
+    content: Any = field(repr=False)
+
+
 def examine(path: PurePosixPath, raw: bytes) -> Examined:
     """Say what a containerd configuration file holds; whatever the bytes are, nothing is raised."""
     try:
@@ -103,10 +111,25 @@ def unreadable(path: PurePosixPath, why: str) -> Examined:
     """Say that a file cannot be read; `why` may hold none of its content."""
     return Examined(
         unreadable=LegacyUnreadable(
-            f"containerd's {_shown(str(path), MAX_PATH_SHOWN)} cannot be read: {why}",
+            f"containerd's {shown_path(path)} cannot be read: {why}",
             remedy="correct or remove it: it counts as legacy registry configuration until it can be read",
         )
     )
+
+
+def registry_tables(raw: bytes) -> tuple[RegistryTable, ...]:
+    """Return the registry tables of a file that `examine` can read; of another one it raises ValueError."""
+    return tuple(_registry_tables(_parse(raw)))
+
+
+def dotted(keys: tuple[str, ...]) -> str:
+    """Return a key as it is shown: printable, bounded, without user info."""
+    return ".".join(map(_key, keys))
+
+
+def shown_path(path: PurePosixPath) -> str:
+    """Return a path as it is shown: printable and bounded."""
+    return _shown(str(path), MAX_PATH_SHOWN)
 
 
 def is_glob(text: str) -> bool:
@@ -123,7 +146,7 @@ def matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, _GLOB_CLASS.sub("?", pattern))
 
 
-class _NotRead(Exception):
+class _NotRead(ValueError):
     """Why a file's content is not understood: a place, never a quotation."""
 
 
@@ -158,11 +181,16 @@ def _place(message: str, raw: bytes) -> str:
 
 
 def _registry_keys(document: dict[str, Any]) -> Iterator[str]:
+    for table in _registry_tables(document):
+        yield from _keys(table.keys, table.content, depth=2)
+
+
+def _registry_tables(document: dict[str, Any]) -> Iterator[RegistryTable]:
     for plugins, tables in _fields(document, "plugins"):
         for plugin in _CRI_PLUGINS:
             cri = tables.get(plugin) if isinstance(tables, dict) else None
             for registry, content in _fields(cri, "registry"):
-                yield from _keys((plugins, plugin, registry), content, depth=2)
+                yield RegistryTable(keys=(plugins, plugin, registry), content=content)
 
 
 def _fields(table: object, name: str) -> Iterator[tuple[str, Any]]:
@@ -177,7 +205,7 @@ def _keys(path: tuple[str, ...], content: object, *, depth: int) -> Iterator[str
         for name, inner in content.items():
             yield from _keys((*path, name), inner, depth=depth - 1)
     else:
-        yield ".".join(map(_key, path))
+        yield dotted(path)
 
 
 def _key(name: str) -> str:
@@ -204,7 +232,7 @@ def _joined(folder: str, written: str) -> str:
 
 def _present(findings: tuple[LegacyFinding, ...]) -> LegacyPresent:
     shown = "; ".join(
-        f"{_shown(str(path), MAX_PATH_SHOWN)} ({', '.join(each.key for each in group)})"
+        f"{shown_path(path)} ({', '.join(each.key for each in group)})"
         for path, group in groupby(findings[:MAX_KEYS_SHOWN], key=lambda each: each.path)
     )
     more = len(findings) - MAX_KEYS_SHOWN

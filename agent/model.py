@@ -99,12 +99,15 @@ class Mirror:
     client: ClientCertificate | None = None
     headers: tuple[Header, ...] = ()
     dial_timeout: str | None = None
+    #: Path of the API at the host, and a token in place of `auth`: only converted legacy configuration has them.
+    path: str = ""
+    identity_token: Secret | None = None
 
     @property
     def url(self) -> str:
         """URL as containerd wants it: a bare IPv6 address gets its brackets."""
         host = f"[{self.host}]" if is_bare_ipv6(self.host) else self.host
-        return f"{self.scheme.value}://{host}"
+        return f"{self.scheme.value}://{host}{self.path}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,25 +41,30 @@ class Renderer:
         self._template = environment.from_string(template)
 
     def render(self, config: DesiredConfig, target: Target) -> Rendered:
-        """Return the files for this node.
+        """Return the files for this node, and in each hosts.toml where it comes from; raises like `render_hosts`."""
+        comment = (
+            "Managed by registry-agent. Do not edit: changes here are undone.",
+            f"Desired config version {toml_string(config.version)}.",
+            f"To change it, change {toml_string(target.origin)}.",
+        )
+        return self.render_hosts(config.hosts, target, comment=comment)
+
+    def render_hosts(self, hosts: tuple[RegistryHost, ...], target: Target, *, comment: tuple[str, ...]) -> Rendered:
+        """Return the files of these hosts; each hosts.toml begins with the lines of `comment`.
 
         Raises ConfigUnsupported when the node's containerd cannot do what the config asks, and
         RenderFailed when a rendered file would not say what was meant.
         """
-        composed = [(host, compose(host, target)) for host in config.hosts]
+        composed = [(host, compose(host, target)) for host in hosts]
         return Rendered(
-            tree=Tree(hosts=tuple(self._directory(host, parts, config, target) for host, parts in composed)),
+            tree=Tree(hosts=tuple(self._directory(host, parts, comment) for host, parts in composed)),
             notices=tuple(notice for _, parts in composed for notice in parts.notices),
         )
 
-    def _directory(self, host: RegistryHost, parts: Composed, config: DesiredConfig, target: Target) -> HostDirectory:
-        referenced = [file for mirror in parts.mirrors for file in _certificate_files(mirror)]
-        text = self._template.render(
-            version=config.version,
-            origin=target.origin,
-            server=parts.file.server,
-            endpoints=parts.file.endpoints,
-        )
+    def _directory(self, host: RegistryHost, parts: Composed, comment: tuple[str, ...]) -> HostDirectory:
+        # Endpoints that differ in their path only have their certificates in common.
+        referenced = dict.fromkeys(file for mirror in parts.mirrors for file in _certificate_files(mirror))
+        text = self._template.render(comment=comment, server=parts.file.server, endpoints=parts.file.endpoints)
         _check(host.name, text, parts.file)
         return HostDirectory(
             name=host.name,

@@ -64,6 +64,12 @@ WILDCARD_SINCE = ContainerdVersion(1, 6, 17)
 IPV6_REFERENCE_SINCE = ContainerdVersion(1, 7, 0)
 #: Also in the later 2.0 releases; what 2.0.0 to 2.0.6 do not know, they do not read either.
 DIAL_TIMEOUT_SINCE = ContainerdVersion(2, 0, 7)
+#: Before, a file that is imported replaces the whole table of a plugin.
+DEEP_MERGE_SINCE = ContainerdVersion(2, 0, 0)
+#: From here on, `registry.configs.*.tls` is not read any more.
+LEGACY_TLS_UNTIL = ContainerdVersion(2, 0, 0)
+#: Before, token servers do not get the Authorization header of hosts.toml.
+TOKEN_HEADER_SINCE = ContainerdVersion(2, 1, 0)
 REFERRERS_SINCE = ContainerdVersion(2, 2, 0)
 #: Its TOML parser (go-toml v1) fails on an escaped double quote in a key, seen on 1.6.20 and 1.7.24.
 QUOTED_KEY_SINCE = ContainerdVersion(2, 0, 0)

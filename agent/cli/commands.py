@@ -90,6 +90,15 @@ def render(settings: Settings, arguments: argparse.Namespace) -> int:
     return offline.render(settings, arguments.file, arguments.out)
 
 
+def legacy(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Show legacy registry configuration and other managers, or write what it says as registry.d."""
+    from agent.cli import legacy as found  # noqa: PLC0415 -- see validate
+
+    if arguments.convert is not None:
+        return found.convert(settings, arguments.convert)
+    return found.show(settings, as_json=arguments.json)
+
+
 def status(settings: Settings, arguments: argparse.Namespace) -> int:
     """Ask the running agent."""
     from agent.cli import ask  # noqa: PLC0415 -- keeps `version` and --help fast

@@ -16,12 +16,14 @@ from agent.settings import Option, Settings, load, options
 
 EXIT_CODES = """\
 exit codes:
-  0  success; node ready (status); no difference (diff)
-  1  refused or failed; node not ready (status); differences (diff)
-  2  wrong usage; nothing to work on (no such file, no agent running); no diff possible
+  0  success; node ready (status); no difference (diff); nothing found (legacy)
+  1  refused or failed; node not ready (status); differences (diff); something found (legacy)
+  2  wrong usage; nothing to work on (no such file, no agent running); no diff possible;
+     legacy configuration that cannot be read
 """
 
 _RENDER_SETTINGS = {"registry_dir", "flavour", "containerd_version", "node_ip"}
+_LEGACY_SETTINGS = {"root", "registry_dir", "flavour", "containerd_version"}
 _STATUS_SETTINGS = {"root", "run_dir"}
 
 
@@ -77,6 +79,16 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("file", type=Path, metavar="FILE", help="the document, or a Secret's manifest around it")
     render.add_argument("--out", type=Path, required=True, metavar="DIR", help="must be empty or not exist")
     _add_settings(render, _RENDER_SETTINGS)
+
+    legacy = _command(
+        known, "legacy", commands.legacy, "show registry configuration that keeps containerd from registry.d"
+    )
+    form = legacy.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument(
+        "--convert", type=Path, metavar="DIR", help="write what it says as registry.d; must be empty or not exist"
+    )
+    _add_settings(legacy, _LEGACY_SETTINGS)
 
     status = _command(known, "status", commands.status, "ask the running agent how the node is")
     status.add_argument("--json", action="store_true", help="print the agent's /status as it is")

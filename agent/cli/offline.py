@@ -19,6 +19,7 @@ from agent.plan import PublishHost
 from agent.render import Rendered, Renderer
 from agent.settings import Settings
 from agent.source import read_file
+from agent.tree import Tree
 
 
 def validate(settings: Settings, file: Path, *, for_node: bool) -> int:
@@ -46,6 +47,13 @@ def validate(settings: Settings, file: Path, *, for_node: bool) -> int:
 def render(settings: Settings, file: Path, out: Path) -> int:
     """Write the rendered tree into `out`; returns 0. Raises AgentError."""
     rendered = _render(settings, file, parse(_read(file)))
+    write_tree(rendered.tree, out)
+    _print_warnings(rendered.notices)
+    return 0
+
+
+def write_tree(tree: Tree, out: Path) -> None:
+    """Write a tree into a new or empty directory and print its paths; raises AgentError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
@@ -55,12 +63,10 @@ def render(settings: Settings, file: Path, out: Path) -> int:
         raise DiskFailed("create", str(out), err) from err
     with Directory(descriptor, str(out), cast("Calls", os)) as directory:
         executor = Executor(directory, directory, directory)
-        for host in rendered.tree.hosts:
+        for host in tree.hosts:
             executor.run(PublishHost(directory=host))
-    for path, _ in rendered.tree.files():
+    for path, _ in tree.files():
         print(out / path)
-    _print_warnings(rendered.notices)
-    return 0
 
 
 def _render(settings: Settings, file: Path, parsed: Parsed) -> Rendered:

@@ -67,7 +67,7 @@ class LegacyReader:
 
         `major` is containerd's major version; None looks at the drop-ins of every generation.
         """
-        files = _NodeFiles(self._root)
+        files = NodeFiles(self._root)
         names = legacy.DROP_IN_DIRECTORIES.get(major, legacy.ANY_DROP_IN_DIRECTORY)
         examined = self._walk(files, [self._config, *(f"{self._beside}/{name}/*.toml" for name in names)])
         self._folders = frozenset(files.folders)
@@ -102,7 +102,7 @@ class LegacyReader:
             directory.sync()
         return True
 
-    def _walk(self, files: _NodeFiles, start: list[str]) -> dict[str, Examined]:
+    def _walk(self, files: NodeFiles, start: list[str]) -> dict[str, Examined]:
         """Examine each file once, and what it imports after it; remember what is needed next time."""
         known, self._known = self._known, {}
         examined: dict[str, Examined] = {}
@@ -122,7 +122,7 @@ class LegacyReader:
                 break
         return examined
 
-    def _examine(self, files: _NodeFiles, path: str, known: tuple[_Identity, Examined] | None) -> Examined:
+    def _examine(self, files: NodeFiles, path: str, known: tuple[_Identity, Examined] | None) -> Examined:
         try:
             real, status = files.find(path)
             identity = _identity(status)
@@ -138,10 +138,11 @@ class LegacyReader:
         return known[1]
 
 
-class _NodeFiles:
+class NodeFiles:
     """The node's file system below its root, for one reading. Paths are absolute as the node sees them."""
 
     def __init__(self, root: Path) -> None:
+        """Know nothing yet; what is looked up is remembered for the reading."""
         self._root = str(root).rstrip("/")
         self._real: dict[str, str] = {}
         self._names: dict[str, list[str]] = {}
@@ -174,6 +175,10 @@ class _NodeFiles:
             self.folders.add(self._parent(real))
             status = os.lstat(real or "/")
         return real, status
+
+    def read(self, path: str) -> bytes:
+        """Return what is in a file, or a byte more than MAX_FILE_BYTES of it; raises OSError or ValueError."""
+        return _content(*self.find(path))
 
     def _list(self, folder: str) -> list[str]:
         """Return the sorted names in a directory; where there is none, there are none."""
@@ -224,14 +229,17 @@ def _identity(status: os.stat_result) -> _Identity:
 
 
 def _load(path: str, real: str, status: os.stat_result) -> Examined:
+    return legacy.examine(PurePosixPath(path), _content(real, status))
+
+
+def _content(real: str, status: os.stat_result) -> bytes:
     if stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL_DEVICE:
-        return Examined()  # how a drop-in is masked
+        return b""  # how a drop-in is masked
     _require_file(status)  # before it is opened, because that alone has an effect on some devices
     descriptor = os.open(real, _READ_FLAGS)
     with open(descriptor, "rb") as file:
         _require_file(os.fstat(descriptor))
-        raw = file.read(legacy.MAX_FILE_BYTES + 1)
-    return legacy.examine(PurePosixPath(path), raw)
+        return file.read(legacy.MAX_FILE_BYTES + 1)
 
 
 def _require_file(status: os.stat_result) -> None:

@@ -15,7 +15,7 @@ from tests.support import configs, folders
 from tests.support.agents import COMMAND, REPOSITORY, environment
 from tests.support.folders import Folder
 
-COMMANDS = ("run", "diff", "validate", "render", "status", "version")
+COMMANDS = ("run", "diff", "validate", "render", "legacy", "status", "version")
 
 
 def test_version(command: Command) -> None:
