@@ -14,6 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 COMMAND = "agent.__main__"
 NODE_EVENTS = "agent.node_events"
+#: Name managers for the command `legacy`.
+NO_REASONS = frozenset({"agent.managers", "agent.disk.managers"})
 
 #: Words of other people in the same spelling.
 NOT_REASONS = frozenset(
@@ -25,7 +27,9 @@ _TWO_HUMPS = re.compile(r"[A-Z][a-z]+[A-Z][A-Za-z]*")
 
 def reasons() -> frozenset[str]:
     """Return the reasons of errors and verdicts; those of Events and codes of warnings are no part of it."""
-    found = (word for name, tree in _modules().items() if name != NODE_EVENTS for word in _reasons(tree))
+    found = (
+        word for name, tree in _modules().items() if name not in {NODE_EVENTS, *NO_REASONS} for word in _reasons(tree)
+    )
     return frozenset(found) - NOT_REASONS
 
 
