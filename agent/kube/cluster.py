@@ -84,11 +84,13 @@ class Cluster:
         if is_outage(report):
             # Said at once, it would be the first thing that thousands of nodes say to an API that is
             # back, and the next thing that they take back.
-            self._reporter.publish(None)
-            self._held = wanted
-            if self._holding is None:
+            if wanted != self._held:
+                self._reporter.publish(None)
+                self._held = wanted
+                self._release()
                 self._hold()
         elif wanted is not None:
+            self._held = None
             self._release()
             self._reporter.publish(wanted)
         for event in events(self._before, report):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -59,6 +60,7 @@ class NodeReporter:
         self._wanted: NodeStatus | None = None
         self._due = asyncio.Event()
         self._sent = asyncio.Event()
+        self._fresh = asyncio.Event()
         self._failures = 0
         self._was_missing = False
         self._said: NodeStatus | None = None
@@ -85,6 +87,7 @@ class NodeReporter:
         """Replace what the Node has to say; None leaves it as it is."""
         if wanted != self._wanted:
             self._reverts = 0
+            self._fresh.set()
         self._wanted = wanted
         self._due.set()
 
@@ -106,15 +109,17 @@ class NodeReporter:
                 continue
             self.error, self._failures = None, 0
             if is_sent:
-                await asyncio.sleep(self._spacing_s())
+                await asyncio.sleep(MIN_SPACING_S)
+                await self._yield_to_others()
 
     async def _send(self) -> bool:
-        body = self._body()
+        body, wanted = self._body(), self._wanted
         if body is None:
             return False
-        self._reverts = self._reverts + 1 if self._said == self._wanted else 0
+        self._reverts = self._reverts + 1 if self._said == wanted else 0
+        self._fresh.clear()
         patched = await self._api.patch(node_status(self._name), body, Patch.STRATEGIC)
-        self.error, self._said = None, self._wanted
+        self.error, self._said = None, wanted
         self.watch.accept(patched)
         self._sent.set()
         return True
@@ -133,13 +138,15 @@ class NodeReporter:
         await asyncio.sleep(self._timing.delay_s(err, self._failures, self._rng))
         self._due.set()
 
-    def _spacing_s(self) -> float:
-        """Seconds until the next patch; longer each time when what was said is taken back by somebody."""
+    async def _yield_to_others(self) -> None:
+        """Wait, longer each time, when what was said is taken back by somebody; not with anything new to say."""
         if self._reverts < SUSPICIOUS_REVERTS:
-            return MIN_SPACING_S
+            return
         if self._reverts == SUSPICIOUS_REVERTS:
             logger.warning("%s", self.problem)
-        return MIN_SPACING_S + FIGHT.delay_s(self._reverts, random=self._rng.random())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIGHT.delay_s(self._reverts, random=self._rng.random())):
+                await self._fresh.wait()
 
     def _changed(self) -> None:
         self._due.set()

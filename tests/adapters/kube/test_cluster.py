@@ -322,6 +322,10 @@ async def test_a_secret_alone_that_cannot_be_read_is_told_after_a_while() -> Non
         assert ("default", "v1", ["True"]) == joined.shown()
         await asyncio.sleep(2)
         assert ("default", "v1", ["Unknown"]) == joined.shown()
+        joined.state.patch("nodes", NODE, {"metadata": {"labels": {LABEL: None}}}, STRATEGIC_PATCH)
+        joined.side.publish(_outage())
+        await asyncio.sleep(2)
+        assert ("default", "v1", ["Unknown"]) == joined.shown()
 
 
 @jumping
