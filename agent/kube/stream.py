@@ -106,4 +106,6 @@ def _words(err: OSError) -> str:
     """Return the system's words: asyncio puts the address into strerror, a resolver's errno is negative."""
     if err.errno is not None and err.errno > 0:
         return os.strerror(err.errno)
+    if isinstance(err, aiohttp.ClientOSError) and err.errno is None:  # its text names the URL
+        return "the connection was lost"
     return err.strerror or type(err).__name__

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import cluster, daemon, fleet, idle, imports, passes
-from tests.bench.figures import HEADER, Figure, table
+from tests.bench.figures import HEADER, Figure, markdown, table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +73,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repetitions: shows that it runs, not how fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also save the results there")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as docs/performance.md has them")
     parser.add_argument("--date", default="", help="the date to save with them")
     parser.add_argument("--dir", default=tempfile.gettempdir(), help="where to write; must be a real disk")
     parser.add_argument("--fleet", type=int, metavar="NODES", help=f"nodes of the fleet; {FULL.fleet} by default")
@@ -89,8 +90,9 @@ def main() -> int:
     costs = imports.rows(runs=repetitions.imports)
     traced_ms = imports.importtime_ms("agent.daemon")
     load_after = f"{os.getloadavg()[0]:.1f}"
-    print(f"\n{table([HEADER, *(figure.cells for figure in figures)])}\n")
-    print(table([("import", "ms", "MB"), *((name, f"{took:.0f}", f"{size:.1f}") for name, took, size in costs)]))
+    shown = markdown if options.markdown else table
+    print(f"\n{shown([HEADER, *(figure.cells for figure in figures)])}\n")
+    print(shown([("import", "ms", "MB"), *((name, f"{took:.0f}", f"{size:.1f}") for name, took, size in costs)]))
     print(f"\npython -X importtime of agent.daemon: {traced_ms:.0f} ms with the cost of tracing")
     print(f"took {time.monotonic() - started:.0f} s; load at the end {load_after}")
     if options.json:

@@ -69,8 +69,20 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(_aligned, row, widths)).rstrip() for row in rows)
 
 
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Make the same table for docs/performance.md."""
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    numbers = {index for row in rows[1:] for index, cell in enumerate(row) if _is_number(cell)}
+    rule = "|".join("---:" if index in numbers else "---" for index in range(len(rows[0])))
+    return "\n".join((head, f"|{rule}|", *body))
+
+
+def _is_number(cell: str) -> bool:
+    return cell.replace(".", "").isdigit()
+
+
 def _aligned(cell: str, width: int) -> str:
-    return cell.rjust(width) if cell.replace(".", "").isdigit() else cell.ljust(width)
+    return cell.rjust(width) if _is_number(cell) else cell.ljust(width)
 
 
 def _number(value: float) -> str:

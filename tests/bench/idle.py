@@ -13,7 +13,7 @@ from tests.bench import double, fleet, sample
 from tests.bench.figures import Figure, figures
 
 HOUR_S = 3600.0
-#: Two watches that last nine minutes on average; counted, not measured.
+#: Of two watches that last nine minutes on average; arithmetic, not measured.
 RENEWALS = 2 * HOUR_S / 540
 
 #: What is on its way through the loopback device has this time to arrive.
