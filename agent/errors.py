@@ -186,3 +186,130 @@ class LegacyUnreadable(AgentError):
     """A containerd drop-in cannot be read, so nobody knows whether it configures registries."""
 
     reason = "LegacyUnreadable"
+
+
+class BusGone(AgentError):
+    """The system bus, or systemd on it, cannot be reached or does not answer."""
+
+    reason = "BusGone"
+
+    def __init__(self, message: str) -> None:
+        """Say what was tried."""
+        super().__init__(message, remedy="is /run/dbus/system_bus_socket there, and are systemd and dbus running?")
+
+
+class UnitFailed(AgentError):
+    """systemd refused a call, or could not run a command."""
+
+    reason = "UnitFailed"
+
+    def __init__(self, message: str, *, error_name: str = "") -> None:
+        """`error_name` is the D-Bus name of a refusal."""
+        super().__init__(message)
+        self.error_name = error_name
+
+
+class RuntimeUnavailable(AgentError):
+    """A CRI or health call on containerd's socket failed."""
+
+    reason = "RuntimeUnavailable"
+
+    def __init__(self, call: str, code: str, details: str) -> None:
+        """`code` is gRPC's word; UNIMPLEMENTED is what containerd answers while its CRI plugin is not loaded."""
+        super().__init__(f"containerd did not answer {call}: {code}" + (f" ({details})" if details else ""))
+        self.code = code
+
+
+class RestartFailed(AgentError):
+    """containerd cannot be restarted, or not with the config.toml that is wanted."""
+
+    reason = "RestartFailed"
+
+
+class CandidateRefused(AgentError):
+    """containerd itself would not take the new config.toml; nothing was written."""
+
+    reason = "CandidateRefused"
+
+    def __init__(self, problem: str) -> None:
+        """`problem` holds nothing of the file."""
+        message = f"containerd would not take the new config.toml: {problem}"
+        super().__init__(message, remedy="nothing was changed; look at the file and what it imports")
+
+
+class ContainerdConfigChanged(AgentError):
+    """Somebody has changed config.toml between the reading and the writing of it."""
+
+    reason = "ContainerdConfigChanged"
+
+    def __init__(self) -> None:
+        """Nothing was written."""
+        super().__init__("somebody has just changed config.toml", remedy="the agent looks at it again by itself")
+
+
+class ContainerdUnitMissing(AgentError):
+    """containerd's unit is not there, or must not be started."""
+
+    reason = "NoContainerdUnit"
+
+    def __init__(self, unit: str) -> None:
+        """Name the unit that was looked for."""
+        message = f"there is no unit {unit}, or it is masked: what containerd reads is not known"
+        super().__init__(message, remedy="set containerd_unit; or containerd=leave, if config.toml is not the agent's")
+
+
+class SwitchUnfinished(AgentError):
+    """A switch was begun, and must not be finished because the agent only observes."""
+
+    reason = "SwitchUnfinished"
+
+    def __init__(self) -> None:
+        """Leave it to a person."""
+        message = "a switch of containerd was begun and not finished, and the agent observes"
+        super().__init__(message, remedy="let the agent manage the node until it is done, or look at config.toml")
+
+
+class BackupMissing(AgentError):
+    """The copy of config.toml that has to come back is gone."""
+
+    reason = "BackupMissing"
+
+
+class RolledBack(AgentError):
+    """containerd was not well with the new config.toml, so the old one is back; not tried again as it is."""
+
+    reason = "RolledBack"
+
+    def __init__(self, message: str) -> None:
+        """Say what was wrong."""
+        super().__init__(message, remedy="the old config.toml is back; mend the cause: any change of it is tried again")
+
+
+class ApprovalLost(AgentError):
+    """The permission to restart was lost while it was in use: another node may restart now as well."""
+
+    reason = "ApprovalLost"
+
+
+class ContainerdConfigUnreadable(AgentError):
+    """containerd's config.toml is not text that a TOML parser accepts."""
+
+    reason = "ContainerdConfigUnreadable"
+
+
+class ContainerdConfigUnsupported(AgentError):
+    """config.toml is valid TOML, but its registry section cannot be changed safely, or to no effect."""
+
+    reason = "ContainerdConfigUnsupported"
+
+
+class ContainerdEditFailed(AgentError):
+    """An edit of config.toml did not give exactly what was meant: a defect of the agent; nothing was written."""
+
+    reason = "ContainerdEditFailed"
+
+
+class LegacyRestoreFailed(AgentError):
+    """The saved legacy registry section cannot be put back into config.toml as it is now."""
+
+    reason = "LegacyRestoreFailed"

@@ -30,40 +30,45 @@ class Cri:
 
     def version(self) -> tuple[str, str]:
         """Return the runtime's name and version."""
-        answer = dict(_fields(self._call("RuntimeService/Version", b"")))
+        answer = dict(_fields(self.call("RuntimeService/Version", b"")))
         return answer[2].decode(), answer[3].decode()
 
     def pull(self, reference: str, account: Account | None = None) -> str:
         """Pull an image, with a pull secret's credentials if given; return its id."""
         request = _image(reference)
         if account is not None:
-            names = _field(1, account.username.encode()) + _field(2, account.password.encode())
-            request += _field(2, names)
+            names = field(1, account.username.encode()) + field(2, account.password.encode())
+            request += field(2, names)
         try:
-            answer = self._call("ImageService/PullImage", request)
+            answer = self.call("ImageService/PullImage", request)
         except grpc.RpcError as error:
             raise PullFailed(f"{reference}: {error.code().name}: {error.details()}") from error
         return dict(_fields(answer))[1].decode()
 
     def has(self, reference: str) -> bool:
         """Tell whether the runtime holds the image."""
-        return 1 in dict(_fields(self._call("ImageService/ImageStatus", _image(reference))))
+        return 1 in dict(_fields(self.call("ImageService/ImageStatus", _image(reference))))
 
     def remove(self, reference: str) -> None:
         """Remove an image; none there is fine."""
-        self._call("ImageService/RemoveImage", _image(reference))
+        self.call("ImageService/RemoveImage", _image(reference))
 
-    def _call(self, method: str, request: bytes) -> bytes:
-        call: Callable[..., bytes] = self._channel.unary_unary(f"/runtime.v1.{method}")
-        return call(request, timeout=DEADLINE_S)
+    def call_for_id(self, method: str, request: bytes) -> str:
+        """Make a call whose reply is the id of what it made."""
+        return dict(_fields(self.call(method, request)))[1].decode()
+
+    def call(self, method: str, request: bytes) -> bytes:
+        """Make a call of runtime.v1."""
+        method_call: Callable[..., bytes] = self._channel.unary_unary(f"/runtime.v1.{method}")
+        return method_call(request, timeout=DEADLINE_S)
 
 
 def _image(reference: str) -> bytes:
     """Encode a request whose field 1 is an ImageSpec, whose field 1 is the reference."""
-    return _field(1, _field(1, reference.encode()))
+    return field(1, field(1, reference.encode()))
 
 
-def _field(number: int, payload: bytes) -> bytes:
+def field(number: int, payload: bytes) -> bytes:
     """Encode one length-delimited field."""
     return bytes([number << 3 | 2]) + _varint(len(payload)) + payload
 

@@ -22,12 +22,13 @@ version = 2
 """
 
 # The mounts live in a namespace of the node's own, so that they go with its last process,
-# however that ends. /var/lib/containerd cannot be an overlay: it holds overlays itself.
+# however that ends. /var/lib/containerd cannot be an overlay: it holds overlays itself. The last two
+# options let the node run containers.
 BOOT = """\
 mount -t overlay node -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/merged"
 exec systemd-nspawn --quiet --boot --directory="$2/merged" --machine="$3" \\
   --register=no --keep-unit --notify-ready=yes --console=pipe --resolv-conf=off \\
-  --tmpfs=/var/lib/containerd
+  --tmpfs=/var/lib/containerd --capability=all --system-call-filter="@keyring bpf"
 """
 
 
@@ -55,9 +56,11 @@ def booted(root: Root, folder: Path, *, name: str, names: Sequence[str], trusted
     """Boot a node which resolves `names` to this machine and trusts the CA `trusted`."""
     _lay_out(root, folder, names=names, trusted=trusted)
     with ExitStack() as stack:
-        ready = stack.enter_context(_ready_socket(folder / "notify"))
-        stack.enter_context(_machine(root, folder, name=name))
-        leader = _leader(ready, folder / "console.log")
+        with _ready_socket(folder / "notify") as ready:
+            stack.enter_context(_machine(root, folder, name=name))
+            leader = _leader(ready, folder / "console.log")
+        # Nobody reads there any more: a full queue would block the node's systemd (from 257 on).
+        (folder / "notify").unlink()
         cri = Cri(Path(f"/proc/{leader}/root/run/containerd/containerd.sock"))
         stack.enter_context(closing(cri))
         yield Node(leader=leader, containerd=root.containerd, cri=cri)

@@ -12,7 +12,10 @@ from pathlib import Path
 
 CACHE = Path(os.environ.get("REGISTRY_AGENT_NODE_CACHE", "/var/cache/registry-agent-tests"))
 PACKAGES = "systemd,systemd-sysv,dbus,ca-certificates,containerd,runc"
-TOOLS = ("debootstrap", "docker-registry", "htpasswd", "kubectl", "nsenter", "skopeo", "systemd-nspawn")
+TOOLS = (
+    *("dbus-daemon", "debootstrap", "docker-registry", "htpasswd"),
+    *("kubectl", "nsenter", "skopeo", "systemd-nspawn"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
