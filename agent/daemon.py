@@ -14,13 +14,17 @@ import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from agent import __version__, templates
+from agent.approval import NoApproval, Waiting
 from agent.board import Board, Posted
+from agent.containerd_health import ContainerdHealth
 from agent.desired import Reading
-from agent.disk.facts import NodeFacts
+from agent.disk.containerd import ContainerdFiles
+from agent.disk.facts import NodeFacts, config_file
 from agent.disk.legacy import LegacyReader
 from agent.disk.node import NodeDisk, exclusive
 from agent.drift import FileWatcher, Watched
@@ -39,6 +43,10 @@ from agent.render import Renderer
 from agent.report import Report, make_report
 from agent.settings import Settings
 from agent.source import FileSource
+from agent.switch_plan import SwitchPlan, make_switch_plan
+from agent.switch_ports import Approval, Leave, Systemd, Terms
+from agent.switcher import Switcher
+from agent.switching import LEFT_ALONE, Goal, Switched
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +79,7 @@ async def run(settings: Settings) -> None:
     with exclusive(settings.root, locked):
         board = Board(pass_timeout_s=settings.pass_timeout_s)
         metrics = Metrics()
-        legacy = LegacyReader(settings.root)
+        legacy = make_legacy_reader(settings)
         async with (
             joined(settings, wakeup.set, metrics.count_request) as side,
             serving(make_app(board, metrics, side.facts), settings),
@@ -110,11 +118,27 @@ class Side(Protocol):
     def node_address(self) -> str | None:
         """The node's address as the cluster knows it."""
 
+    @property
+    def runtime_version(self) -> str | None:
+        """The version of containerd as the cluster knows it."""
+
+    @property
+    def approval(self) -> Approval:
+        """Permission to restart containerd."""
+
+    def hold(self) -> Waiting | None:
+        """Return what keeps containerd from being restarted."""
+
 
 class FileSide(FileSource):
     """The side of a node without a cluster."""
 
     node_address: str | None = None
+    runtime_version: str | None = None
+    approval = NoApproval()
+
+    def hold(self) -> None:
+        """Hold nothing."""
 
     def publish(self, report: Report) -> None:
         """Report nowhere."""
@@ -137,16 +161,89 @@ def build_reconciler(
     settings: Settings, side: Side, legacy: LegacyReader, should_stop: Callable[[], bool] = lambda: False
 ) -> Reconciler:
     """Join the adapters to the reconciler, for the daemon and for `registry-agent diff`."""
+    runtime = make_runtime(settings)
+    ask = None if settings.containerd == "leave" else runtime.version
+    facts = NodeFacts(settings, origin=describe_source(settings), known=side, ask=ask)
     return Reconciler(
         source=side,
         disk=NodeDisk(settings.root, settings.registry_dir, settings.state_dir),
         legacy=legacy,
-        node=NodeFacts(settings, origin=describe_source(settings), node_address=lambda: side.node_address),
+        containerd=make_switcher(settings, facts, side, runtime),
+        node=facts,
         renderer=Renderer(templates.read("hosts.toml.j2")),
         mode=settings.mode,
         settle_s=settings.absent_settle_s,
         should_stop=should_stop,
     )
+
+
+def make_legacy_reader(settings: Settings) -> LegacyReader:
+    """Build what looks for legacy configuration in and beside the file that containerd reads."""
+    return LegacyReader(settings.root, lambda: config_file(settings))
+
+
+def make_runtime(settings: Settings) -> ContainerdHealth:
+    """Build what asks containerd; its client is loaded with the first question."""
+    path = settings.on_node(settings.containerd_socket)
+    return ContainerdHealth(_Socket(path), path)
+
+
+def make_switcher(settings: Settings, facts: NodeFacts, side: Side, runtime: ContainerdHealth) -> Switcher | LeaveAlone:
+    """Build what points containerd at registry.d; D-Bus and CRI are loaded only when they are needed."""
+    if settings.containerd == "leave":
+        return LeaveAlone()
+    bus, socket_path = settings.on_node(settings.system_bus), settings.on_node(settings.containerd_socket)
+
+    def connect() -> AbstractAsyncContextManager[Systemd]:
+        from agent.systemd import Systemd as Bus  # noqa: PLC0415 -- 3 MB that most passes do not need
+
+        return Bus(bus)
+
+    def make_plan(goal: Goal, raw: bytes | None, *, saved: bytes | None, version: str | None) -> SwitchPlan | None:
+        containerd = facts.containerd(version)
+        return make_switch_plan(goal, raw, saved=saved, registry_dir=settings.registry_dir, containerd=containerd)
+
+    return Switcher(
+        files=ContainerdFiles(settings.root, settings.state_dir),
+        connect=connect,
+        runtime=runtime,
+        approval=side.approval,
+        make_plan=make_plan,
+        hold=side.hold,
+        # Where one of these is, the node is a real one, and a bus that is not there is a failure.
+        has_systemd=lambda: any(path.exists() for path in (bus.parent, socket_path)),
+        unit=facts.unit,
+        terms=Terms(
+            restart_timeout_s=settings.restart_timeout_s,
+            restarts_kubelet=settings.restart_kubelet,
+        ),
+        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+    )
+
+
+class LeaveAlone:
+    """For a node whose config.toml is nobody's business."""
+
+    is_under_way = False
+
+    async def finish(self, goal: Goal | None, *, is_observing: bool) -> None:
+        """Have nothing to finish."""
+
+    async def step(self, goal: Goal, *, is_clear: bool, leave: Leave) -> Switched:  # noqa: ARG002 -- as the port has it
+        """Do nothing."""
+        return LEFT_ALONE
+
+
+class _Socket:
+    """containerd's socket, whose client is loaded with the first question."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __getattr__(self, name: str) -> Any:
+        from agent.cri import Cri  # noqa: PLC0415 -- h2 is needed at a restart only
+
+        return getattr(Cri(self._path), name)
 
 
 def make_credentials(settings: Settings, environment: Mapping[str, str]) -> Credentials:
@@ -169,6 +266,8 @@ def make_cluster(settings: Settings, client: Client, wake: Callable[[str], None]
         secret=resources.secret(settings.secret_namespace, settings.secret_name),
         key=settings.secret_key,
         spread_s=settings.rollout_spread_s,
+        approval=settings.approval,
+        slots=settings.restart_slots,
         wake=wake,
     )
 
@@ -292,6 +391,9 @@ class Loop:
         if self._reconciler.is_asking:
             running.cancel()
             return False
+        while self._reconciler.is_restarting and not running.done():
+            # Whoever stops the agent bounds this: what is under way ends by itself, or is undone.
+            await asyncio.wait({running}, timeout=SHUTDOWN_PATIENCE_S)
         await asyncio.wait({running}, timeout=SHUTDOWN_PATIENCE_S)
         if running.done():
             return True
@@ -323,8 +425,8 @@ class Loop:
         self._failures = self._failures + 1 if outcome.is_retry_useful else 0
         if outcome.is_retry_useful:
             return self._pace.after_failure(self._failures)
-        if outcome.confirm_in_s is not None:
-            return outcome.confirm_in_s
+        if outcome.look_in_s is not None:
+            return outcome.look_in_s
         return self._pace.after_success(random=random.random())  # noqa: S311 -- spreads load, guards nothing
 
 

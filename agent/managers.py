@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -15,6 +14,30 @@ class Manager:
     is_final: bool = False
 
 
-def is_ours_to_manage(managers: Iterable[Manager], *, beside_others: bool) -> bool:
-    """Tell whether the agent may write; `beside_others` is an operator's word that the others are taken care of."""
-    return all(beside_others and not manager.is_final for manager in managers)
+#: Somebody who was there counts until nobody has been found for this long: bashible, for one, takes its
+#: steps away before it writes them anew.
+GONE_SETTLE_S = 2.0
+
+
+class Presence:
+    """Who manages the node besides the agent, as readings at different times say it."""
+
+    def __init__(self) -> None:
+        """Nobody was seen yet."""
+        self._seen: tuple[Manager, ...] = ()
+        self._gone_since: float | None = None
+
+    def settle(self, found: tuple[Manager, ...], *, now_s: float) -> tuple[Manager, ...]:
+        """Return who counts as there after one more reading."""
+        if found or not self._seen:
+            self._seen, self._gone_since = found, None
+        elif self._gone_since is None:
+            self._gone_since = now_s
+        elif now_s - self._gone_since >= GONE_SETTLE_S:
+            self._seen, self._gone_since = (), None
+        return self._seen
+
+    @property
+    def look_in_s(self) -> float | None:
+        """Seconds until a reading would settle it."""
+        return GONE_SETTLE_S if self._gone_since is not None else None

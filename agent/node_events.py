@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from agent.errors import ApiFailed, CredentialsUnusable
 from agent.outcome import Standing
 from agent.report import Report
+from agent.switching import LONG_WAITS, State
 
 #: Core v1 Events allow 1,024 bytes; messages are ASCII but for foreign names.
 MAX_MESSAGE = 500
@@ -37,10 +38,21 @@ def _events(before: Report | None, after: Report) -> Iterator[Event]:
         yield Event(reason="ForeignDirectoryTakenOver", message=message[:MAX_MESSAGE], is_warning=True)
     if after.changed:
         yield _change(after)
+    if after.switched.state is State.RESTARTED:
+        yield Event(reason="ContainerdRestarted", message=after.switched.message)
+    yield from _waits(before, after)
     known = {(error.reason, str(error)) for error in before.errors} if before else set()
     for error in after.errors:
         if (error.reason, str(error)) not in known and not isinstance(error, _NOT_TOLD):
             yield Event(reason=error.reason, message=str(error)[:MAX_MESSAGE], is_warning=True)
+
+
+def _waits(before: Report | None, after: Report) -> Iterator[Event]:
+    """Tell once what a restart waits for, if that may take long."""
+    switched = after.switched
+    if switched.reason in LONG_WAITS and (before is None or before.switched.reason != switched.reason):
+        message = f"{switched.reason}: {switched.message}"
+        yield Event(reason="ContainerdRestartWaiting", message=message[:MAX_MESSAGE])
 
 
 def _change(report: Report) -> Event:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 
 from agent import __version__
+from agent.approval import ANNOTATIONS
 from agent.errors import ApiFailed, CredentialsUnusable, SourceUnreadable
 from agent.legacy import LABEL
 from agent.outcome import Mode, Standing
@@ -81,6 +82,10 @@ class NodeView:
     summary: str | None
     condition: Condition | None
     internal_ip: str | None
+    #: Such as containerd://1.7.24.
+    runtime_version: str | None = None
+    #: Those that say whether containerd may be restarted.
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 def view(node: Mapping[str, Any]) -> NodeView:
@@ -94,6 +99,8 @@ def view(node: Mapping[str, Any]) -> NodeView:
         summary=_text(annotations.get(SUMMARY_ANNOTATION)),
         condition=_condition_of(status),
         internal_ip=_internal_ip(status),
+        runtime_version=_text(_map(status.get("nodeInfo")).get("containerRuntimeVersion")),
+        annotations={key: str(annotations[key]) for key in sorted(ANNOTATIONS & annotations.keys())},
     )
 
 
@@ -167,7 +174,7 @@ def _is_beat_due(live: Condition, now: datetime) -> bool:
 
 def _status(report: Report) -> Status:
     is_blind = any(isinstance(error, _BLIND) for error in report.errors)
-    if report.standing is Standing.OTHER_AGENT or is_blind:
+    if report.standing is Standing.OTHER_AGENT or report.managers or is_blind:
         return Status.UNKNOWN
     return Status.TRUE if report.verdict.is_ready else Status.FALSE
 

@@ -8,8 +8,11 @@ from enum import Enum
 from agent.desired import Origin
 from agent.errors import AgentError
 from agent.legacy import Legacy
+from agent.managers import Manager
 from agent.model import DesiredConfig, Notice
 from agent.plan import Plan
+from agent.runtime import Containerd
+from agent.switching import LEFT_ALONE, Switched
 
 
 class Mode(Enum):
@@ -60,13 +63,24 @@ class Outcome:
     #: Unix time at which the source said so; of a copy, at which it was made.
     as_of: float | None = None
     legacy: Legacy | None = None
+    #: Who else manages the node, so that the agent only observes.
+    managers: tuple[Manager, ...] = ()
     #: Hosts whose directory was somebody else's: saved, to be given back on release.
     saved: frozenset[str] = frozenset()
     is_in_place: bool = False
+    #: What was rendered for; None when nothing was.
+    containerd: Containerd | None = None
+    switched: Switched = LEFT_ALONE
     is_drift: bool = False
     is_complete: bool = True
     errors: tuple[AgentError, ...] = ()
     notices: tuple[Notice, ...] = ()
-    confirm_in_s: float | None = None
+    #: Seconds until the next pass, if sooner than usual.
+    look_in_s: float | None = None
     #: False when trying again without a change of the input cannot help.
     is_retry_useful: bool = False
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether the config is in place, and containerd looks where it is."""
+        return self.is_in_place and self.switched.is_settled

@@ -15,18 +15,59 @@ from typing import Protocol, TypeVar
 
 from agent import threads
 from agent.desired import Candidate, Confirm, Origin, Reading, Release, Unreadable, Use, choose
-from agent.errors import AgentError, ConfigInvalid, ConfigUnsupported, LastGoodUnusable, RenderFailed, Unsettled
+from agent.errors import (
+    AgentError,
+    CandidateRefused,
+    ConfigInvalid,
+    ConfigUnsupported,
+    ContainerdConfigUnreadable,
+    ContainerdConfigUnsupported,
+    ContainerdEditFailed,
+    LastGoodUnusable,
+    LegacyRestoreFailed,
+    RenderFailed,
+    RolledBack,
+    Unsettled,
+)
 from agent.hosts_toml import Target
 from agent.legacy import Legacy
+from agent.managers import Manager, Presence
 from agent.model import DesiredConfig, Notice
 from agent.outcome import Mode, Outcome, Standing, Step, StepResult
 from agent.parse.document import parse
 from agent.plan import Observation, Plan, make_plan
 from agent.render import Renderer
+from agent.switch_ports import Leave
+from agent.switching import LEFT_ALONE, Goal, State, Switched
 from agent.tree import Tree
 
 #: Failures that stay until their input changes: trying again sooner than the resync is in vain.
-_SETTLED_ERRORS = (ConfigInvalid, ConfigUnsupported, RenderFailed, LastGoodUnusable)
+_REFUSALS = (ConfigInvalid, ConfigUnsupported, RenderFailed, LastGoodUnusable)
+_SETTLED_ERRORS = (
+    *_REFUSALS,
+    *(ContainerdConfigUnreadable, ContainerdConfigUnsupported, ContainerdEditFailed, LegacyRestoreFailed),
+    *(CandidateRefused, RolledBack),
+)
+
+#: What containerd has to read; where nobody knows, it is left as it is.
+_GOALS = {
+    Standing.CONFIGURED: Goal.REGISTRY_D,
+    Standing.CONFIRMING_DELETION: Goal.REGISTRY_D,
+    Standing.NOT_CONFIGURED: Goal.LEGACY,
+}
+#: A switch that is about to be taken back is not begun.
+_LEAVES = {Standing.CONFIRMING_DELETION: Leave.WATCH}
+
+_INTERRUPTED = "Interrupted"
+
+_STEP_RESULTS = {
+    State.LEFT_ALONE: StepResult.UNCHANGED,
+    State.IN_ORDER: StepResult.UNCHANGED,
+    State.RESTARTED: StepResult.CHANGED,
+    State.WOULD_CHANGE: StepResult.WOULD_CHANGE,
+    State.WAITING: StepResult.WOULD_CHANGE,
+    State.FAILED: StepResult.FAILED,
+}
 
 
 class Source(Protocol):
@@ -60,8 +101,8 @@ class Disk(Protocol):
     def write_last_good(self, document: bytes) -> None:
         """Keep an accepted config."""
 
-    def write_node_address(self, address: str) -> None:
-        """Keep the address that was rendered."""
+    def write_facts(self, *, node_ip: str | None, containerd: str | None) -> None:
+        """Keep the address and the version of containerd that were rendered for."""
 
     def drop_last_good(self) -> None:
         """Forget it."""
@@ -80,11 +121,31 @@ class LegacyDetector(Protocol):
         """Keep bashible's copy of the label, where bashible is; raises AgentError."""
 
 
+class Containerd(Protocol):
+    """containerd's config.toml and its restarts."""
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a switch is being carried out."""
+
+    async def finish(self, goal: Goal | None, *, is_observing: bool) -> Switched | None:
+        """Finish or undo what a crash has left under way; None when there is nothing. Never raises AgentError."""
+
+    async def step(self, goal: Goal, *, is_clear: bool, leave: Leave) -> Switched:
+        """Bring containerd nearer to the goal; never raises AgentError, never waits for anybody's permission."""
+
+
 class Node(Protocol):
-    """Facts about the node."""
+    """Facts about the node; all but `meet` synchronous."""
+
+    async def meet(self) -> None:
+        """Find out what has to be asked for; never raises AgentError."""
+
+    def managers(self) -> tuple[Manager, ...]:
+        """Return who else manages the node and is not to be worked beside; never raises AgentError."""
 
     def target(self) -> Target:
-        """Return what to render for; synchronous, raises AgentError."""
+        """Return what to render for; raises AgentError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +156,7 @@ class _Prepared:
     config: DesiredConfig
     tree: Tree
     notices: tuple[Notice, ...]
-    node_ip: str | None
+    target: Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,11 +197,12 @@ class _Planned:
         return StepResult.WOULD_CHANGE if self.plan.operations else StepResult.UNCHANGED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Detected:
     """Result of the step "legacy"."""
 
     legacy: Legacy
+    managers: tuple[Manager, ...]
     notices: tuple[Notice, ...] = ()
 
     @property
@@ -166,6 +228,11 @@ class _Found:
     done: _Done | None
     errors: tuple[AgentError, ...]
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether registry.d is what is desired."""
+        return self.done is not None and self.done.is_complete and self.done.result is not StepResult.WOULD_CHANGE
+
 
 _AnyStep = TypeVar("_AnyStep", _Desired, _Detected, _Planned, _Done)
 
@@ -179,6 +246,7 @@ class Reconciler:
         source: Source,
         disk: Disk,
         legacy: LegacyDetector,
+        containerd: Containerd,
         node: Node,
         renderer: Renderer,
         mode: Mode,
@@ -191,6 +259,7 @@ class Reconciler:
         self._source = source
         self._disk = disk
         self._legacy = legacy
+        self._containerd = containerd
         self._node = node
         self._renderer = renderer
         self._mode = mode
@@ -202,6 +271,7 @@ class Reconciler:
         #: Whether a pass waits for the source: it has nothing to finish then.
         self.is_asking = False
         self._absent_since: float | None = None
+        self._presence = Presence()
         self._cache: dict[object, _Prepared] = {}
         self._in_place: Tree | None = None
 
@@ -212,34 +282,82 @@ class Reconciler:
             reading = await self._source.read(is_confirming=self._is_confirming)
         finally:
             self.is_asking = False
-        return await threads.run("pass", lambda: self._pass(reading))
-
-    def _pass(self, reading: Reading) -> Outcome:
+        await self._node.meet()
         trace = _Trace(self._clock)
+        desired, detected = await threads.run("desired", lambda: self._look(reading, trace))
+        goal = _GOALS.get(desired.standing)
+        finished = await self._finish(goal, detected, trace)
+        is_release = desired.standing is Standing.NOT_CONFIGURED
+        switched = finished or LEFT_ALONE
+        if is_release:  # containerd reads registry.d until it is back to legacy
+            switched = finished or await self._switch(Goal.LEGACY, desired, detected, trace)
+        if switched.is_settled or not is_release:
+            found = await threads.run("settle", lambda: self._settle(desired, detected, trace))
+        else:
+            found = _Found(desired=desired, detected=detected, planned=_Planned(), done=None, errors=desired.errors)
+        is_compared = self._is_observing(detected) and found.done is not None
+        if goal is Goal.REGISTRY_D and finished is None and (found.is_in_place or is_compared):
+            switched = await self._switch(Goal.REGISTRY_D, desired, detected, trace)
+        return self._outcome(found, switched, trace.steps)
+
+    @property
+    def is_restarting(self) -> bool:
+        """Whether containerd is being switched: the worst moment to be stopped."""
+        return self._containerd.is_under_way
+
+    def _look(self, reading: Reading, trace: _Trace) -> tuple[_Desired, _Detected]:
         try:
             desired = trace.run("desired", lambda: self._desire(reading))
         except AgentError as err:
             desired = _Desired(standing=Standing.UNKNOWN, errors=(err,))
-        detected = trace.run("legacy", self._detect)
+        return desired, trace.run("legacy", self._detect)
+
+    def _settle(self, desired: _Desired, detected: _Detected, trace: _Trace) -> _Found:
         planned, done, errors = _Planned(), None, desired.errors
         try:
             planned = trace.run("observe", lambda: self._plan(desired))
             detected = self._labelled(detected, desired, planned)
-            done = self._carry_out(desired, planned, trace)
+            is_observing = self._is_observing(detected)
+            done = self._carry_out(desired, planned, trace, is_observing=is_observing)
         except AgentError as err:
             errors = (*errors, err)
-        found = _Found(desired=desired, detected=detected, planned=planned, done=done, errors=errors)
-        return self._outcome(found, trace.steps)
+        return _Found(desired=desired, detected=detected, planned=planned, done=done, errors=errors)
 
-    def _outcome(self, found: _Found, steps: tuple[Step, ...]) -> Outcome:
+    async def _finish(self, goal: Goal | None, detected: _Detected, trace: _Trace) -> Switched | None:
+        """Step "containerd", first: what was under way when an agent was stopped, whatever else this pass finds.
+
+        None when there was nothing, or when what is wanted by now is something else.
+        """
+        started = self._clock()
+        finished = await self._containerd.finish(goal, is_observing=self._is_observing(detected))
+        if finished is not None:
+            trace.record("containerd", _STEP_RESULTS[finished.state], started)
+        return finished
+
+    async def _switch(self, goal: Goal, desired: _Desired, detected: _Detected, trace: _Trace) -> Switched:
+        """Step "containerd"."""
+        if self._should_stop():
+            message = "the agent was stopped before it was done"
+            return Switched(state=State.WAITING, reason=_INTERRUPTED, message=message)
+        leave = Leave.OBSERVE if self._is_observing(detected) else _LEAVES.get(desired.standing, Leave.BEGIN)
+        started = self._clock()
+        switched = await self._containerd.step(goal, is_clear=not detected.legacy.is_custom, leave=leave)
+        trace.record("containerd", _STEP_RESULTS[switched.state], started)
+        return switched
+
+    def _outcome(self, found: _Found, switched: Switched, steps: tuple[Step, ...]) -> Outcome:
         desired, planned, done = found.desired, found.planned, found.done
-        is_in_place = done is not None and done.is_complete and done.result is not StepResult.WOULD_CHANGE
+        is_in_place = found.is_in_place
+        errors = (*found.errors, *switched.errors)
+        looks = (desired.confirm_in_s, switched.retry_in_s, self._presence.look_in_s)
+        waits = [wait_s for wait_s in looks if wait_s is not None]
         is_changed = done is not None and done.result is StepResult.CHANGED
         is_drift = is_changed and desired.tree == self._in_place
         self._in_place = desired.tree if is_in_place else self._in_place
         is_configured = desired.tree is not None and desired.standing is not Standing.NOT_CONFIGURED
         return Outcome(
-            mode=self._mode,
+            mode=Mode.OBSERVE if self._is_observing(found.detected) else Mode.MANAGE,
+            managers=found.detected.managers,
             standing=Standing.OTHER_AGENT if planned.has_other_agent else desired.standing,
             steps=steps,
             plan=planned.plan,
@@ -249,28 +367,34 @@ class Reconciler:
             as_of=desired.as_of,
             legacy=found.detected.legacy,
             is_in_place=is_in_place,
+            containerd=desired.prepared.target.containerd if desired.prepared else None,
+            switched=switched,
             is_drift=is_drift,
-            is_complete=done is None or done.is_complete,
+            is_complete=(done is None or done.is_complete) and switched.reason != _INTERRUPTED,
             # Without a desired config, legacy configuration is what the node lives on.
-            errors=(*found.errors, *(found.detected.legacy.errors() if is_configured else ())),
+            errors=(*errors, *(found.detected.legacy.errors() if is_configured else ())),
             notices=(
                 *(desired.prepared.notices if desired.prepared else ()),
                 *found.detected.notices,
                 *planned.notices,
+                *switched.notices,
             ),
-            confirm_in_s=desired.confirm_in_s,
-            is_retry_useful=any(not isinstance(error, _SETTLED_ERRORS) for error in found.errors),
+            look_in_s=min(waits) if waits else None,
+            is_retry_useful=any(not isinstance(error, _SETTLED_ERRORS) for error in errors),
         )
 
-    def _carry_out(self, desired: _Desired, planned: _Planned, trace: _Trace) -> _Done | None:
+    def _is_observing(self, detected: _Detected) -> bool:
+        return self._mode is Mode.OBSERVE or bool(detected.managers)
+
+    def _carry_out(self, desired: _Desired, planned: _Planned, trace: _Trace, *, is_observing: bool) -> _Done | None:
         """Apply and verify; None when there is nothing that could be in place."""
-        if self._mode is Mode.MANAGE and self._should_stop():
+        if not is_observing and self._should_stop():
             return _Done(planned.result, is_complete=False)
-        if desired.standing is Standing.OTHER_AGENT and desired.prepared and self._mode is Mode.MANAGE:
+        if desired.standing is Standing.OTHER_AGENT and desired.prepared and not is_observing:
             self._disk.stand_down(desired.prepared.document)
         if desired.tree is None or planned.has_other_agent:
             return None
-        if self._mode is Mode.OBSERVE:
+        if is_observing:
             return _Done(planned.result)
         done = trace.run("registry.d", lambda: self._place(desired, planned.plan))
         if done.result is StepResult.CHANGED and done.is_complete:
@@ -289,7 +413,7 @@ class Reconciler:
             absent_for_s=None if self._absent_since is None else self._clock() - self._absent_since,
             settle_s=self._settle_s,
         )
-        if not isinstance(choice, Confirm):
+        if isinstance(choice, Use):  # a release that has to wait for containerd need not be confirmed again
             self._absent_since = None
         # Once a deletion is suspected, only live readings count until one finds something.
         was_blind = self._is_confirming and isinstance(reading, Unreadable)
@@ -312,7 +436,7 @@ class Reconciler:
         for candidate in candidates:
             try:
                 prepared = self._prepare(candidate.document, target)
-            except _SETTLED_ERRORS as err:
+            except _REFUSALS as err:
                 errors = (*errors, LastGoodUnusable(err) if candidate.origin is Origin.LAST_GOOD else err)
                 continue
             standing = Standing.OTHER_AGENT if prepared.config.other_agent else Standing.CONFIGURED
@@ -334,21 +458,20 @@ class Reconciler:
             if not parsed.config.other_agent:
                 rendered = self._renderer.render(parsed.config, target)
                 tree, notices = rendered.tree, (*notices, *rendered.notices)
-            prepared = _Prepared(
-                document=document, config=parsed.config, tree=tree, notices=notices, node_ip=target.node_ip
-            )
+            prepared = _Prepared(document=document, config=parsed.config, tree=tree, notices=notices, target=target)
             self._cache = {key: prepared}  # one entry: the next document replaces it
         return self._cache[key]
 
     # Step "legacy".
 
     def _detect(self) -> _Detected:
-        return _Detected(self._legacy.read())
+        managers = self._presence.settle(self._node.managers(), now_s=self._clock())
+        return _Detected(legacy=self._legacy.read(), managers=managers)
 
     def _labelled(self, detected: _Detected, desired: _Desired, planned: _Planned) -> _Detected:
         """Keep bashible's copy of the label, unless the node is somebody else's."""
         is_others = planned.has_other_agent or desired.standing is Standing.OTHER_AGENT
-        if self._mode is Mode.OBSERVE or is_others or self._should_stop():
+        if self._is_observing(detected) or is_others or self._should_stop():
             return detected
         try:
             self._legacy.write_label_file(detected.legacy.label)
@@ -374,8 +497,8 @@ class Reconciler:
     def _place(self, desired: _Desired, plan: Plan) -> _Done:
         if desired.prepared and desired.origin is Origin.LIVE:
             self._disk.write_last_good(desired.prepared.document)
-            if desired.prepared.node_ip is not None:
-                self._disk.write_node_address(desired.prepared.node_ip)
+            target = desired.prepared.target
+            self._disk.write_facts(node_ip=target.node_ip, containerd=target.containerd.name)
         if desired.standing is Standing.NOT_CONFIGURED:
             # Before the release: a crash in between must not bring the deleted config back.
             self._disk.drop_last_good()
@@ -408,8 +531,10 @@ class _Trace:
             result = value.result
             return value
         finally:
-            step = Step(name=name, result=result, duration_s=self._clock() - started)
-            self.steps = (*self.steps, step)
+            self.record(name, result, started)
+
+    def record(self, name: str, result: StepResult, started: float) -> None:
+        self.steps = (*self.steps, Step(name=name, result=result, duration_s=self._clock() - started))
 
 
 def _names(tree: Tree) -> frozenset[str]:

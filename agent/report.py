@@ -18,8 +18,11 @@ from agent.errors import (
     RenderFailed,
 )
 from agent.legacy import Legacy
+from agent.managers import Manager
 from agent.model import DesiredConfig, Mirror, Notice, RegistryHost
 from agent.outcome import Mode, Outcome, Standing, Step
+from agent.runtime import Containerd
+from agent.switching import State, Switched
 
 #: What the version annotation says when nothing is desired (contract, section 0).
 UNKNOWN_VERSION = "unknown"
@@ -65,6 +68,9 @@ class Report:
     #: What the version annotation may say: None when no config is fully applied.
     published_version: str | None
     legacy: Legacy | None
+    managers: tuple[Manager, ...]
+    containerd: Containerd | None
+    switched: Switched
     hosts: tuple[HostReport, ...]
     pending: tuple[str, ...]
     changed: tuple[str, ...]
@@ -89,9 +95,12 @@ def make_report(outcome: Outcome, *, notices: tuple[Notice, ...] = ()) -> Report
         desired_as_of=outcome.as_of,
         desired_mode=config.mode if config else None,
         images_base=config.images_base if config else None,
-        applied_version=config.version if config and outcome.is_in_place else UNKNOWN_VERSION,
+        applied_version=config.version if config and outcome.is_applied else UNKNOWN_VERSION,
         published_version=_published_version(outcome),
         legacy=outcome.legacy,
+        managers=outcome.managers,
+        containerd=outcome.containerd,
+        switched=outcome.switched,
         hosts=_hosts(config, outcome) if config else (),
         pending=paths if is_pending else (),
         changed=() if is_pending else paths,
@@ -119,6 +128,15 @@ def as_json(report: Report) -> dict[str, Any]:
         },
         "applied_version": report.applied_version,
         "legacy": report.legacy.label if report.legacy else None,
+        "managers": [{"reason": other.reason, "message": other.message} for other in report.managers],
+        "containerd": {
+            "version": str(report.containerd.version) if report.containerd and report.containerd.version else None,
+            "flavour": report.containerd.flavour.value if report.containerd else None,
+            "state": report.switched.state.value,
+            "reason": report.switched.reason,
+            "message": report.switched.message,
+            "detail": report.switched.detail,
+        },
         "hosts": [_host_json(host) for host in report.hosts],
         "pending": list(report.pending),
         "steps": [
@@ -134,7 +152,7 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def _published_version(outcome: Outcome) -> str | None:
     is_custom = outcome.legacy is None or outcome.legacy.is_custom
-    if not outcome.is_in_place:
+    if not outcome.is_applied:
         return None
     if outcome.standing is Standing.NOT_CONFIGURED:
         return UNKNOWN_VERSION
@@ -142,13 +160,25 @@ def _published_version(outcome: Outcome) -> str | None:
 
 
 def _verdict(outcome: Outcome) -> Verdict:
-    blocking = [
-        error for error in outcome.errors if isinstance(error, (*_REFUSALS, *_LEGACY)) or not outcome.is_in_place
-    ]
+    is_blocking = (*_REFUSALS, *_LEGACY)
+    blocking = [error for error in outcome.errors if isinstance(error, is_blocking) or not outcome.is_applied]
     if blocking:
         return Verdict(is_ready=False, reason=blocking[0].reason, message=str(blocking[0]))
     if not outcome.is_complete:
         return Verdict(is_ready=False, reason="Interrupted", message="the agent was stopped before it was done")
+    if outcome.switched.state is State.WAITING:
+        return Verdict(is_ready=False, reason=outcome.switched.reason, message=outcome.switched.message)
+    return _observing_verdict(outcome) if outcome.managers else _standing_verdict(outcome)
+
+
+def _observing_verdict(outcome: Outcome) -> Verdict:
+    """Say who else is in charge, and what the agent would do if it were."""
+    standing, other = _standing_verdict(outcome), outcome.managers[0]
+    message = f"{other.message}: the agent observes; {standing.message}"
+    return Verdict(is_ready=standing.is_ready, reason=other.reason, message=message)
+
+
+def _standing_verdict(outcome: Outcome) -> Verdict:
     match outcome.standing:
         case Standing.NOT_CONFIGURED:
             message = "no desired config: the agent manages nothing on this node"
@@ -160,17 +190,18 @@ def _verdict(outcome: Outcome) -> Verdict:
             message = "the desired config is gone; it is read once more before the node is released"
             return Verdict(is_ready=outcome.is_in_place, reason="ConfirmingDeletion", message=message)
         case _:
-            return _standing_verdict(outcome)
+            return _configured_verdict(outcome)
 
 
-def _standing_verdict(outcome: Outcome) -> Verdict:
-    if outcome.is_in_place and outcome.errors:
+def _configured_verdict(outcome: Outcome) -> Verdict:
+    if outcome.is_applied and outcome.errors:
         message = f"registry.d is what the last good config says; {outcome.errors[0]}"
         return Verdict(is_ready=True, reason="LastGoodInPlace", message=message)
-    if outcome.is_in_place:
+    if outcome.is_applied:
         return Verdict(is_ready=True, reason="InPlace", message="registry.d is what the desired config says")
     count = len(outcome.plan.changed_paths)
-    message = f"mode observe: {count} paths in registry.d differ and were left alone"
+    is_switched = outcome.switched.state is not State.WOULD_CHANGE
+    message = f"mode observe: {count} paths in registry.d{'' if is_switched else ', and config.toml,'} differ"
     return Verdict(is_ready=False, reason="WouldChange", message=message)
 
 

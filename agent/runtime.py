@@ -49,6 +49,11 @@ class Containerd:
     flavour: Flavour
     version: ContainerdVersion | None = None
 
+    @property
+    def name(self) -> str | None:
+        """What tells the version, and k3s' builds from others; None when the version is not known."""
+        return f"{self.version}{'-k3s' if self.flavour is Flavour.K3S else ''}" if self.version else None
+
     def is_known_before(self, border: ContainerdVersion) -> bool:
         """Tell whether this containerd is certainly older than `border`."""
         return self.version is not None and self.version < border

@@ -21,6 +21,8 @@ from agent.runtime import ContainerdVersion, Flavour
 
 ENVIRONMENT_PREFIX = "REGISTRY_AGENT_"
 SOCKET_NAME = "agent.sock"
+#: The check of the candidate, the wait for a permission, containerd's log: each with a limit of its own.
+_AROUND_RESTARTS_S = 120
 CONFIG_FILE = PurePosixPath("/etc/registry-agent/config.toml")
 
 
@@ -86,6 +88,11 @@ class Settings(BaseModel):
         description="manage: make registry.d what the desired config says. observe: compute and report "
         "everything, write nothing outside run_dir; the way to try the agent before trusting it.",
     )
+    beside_others: bool = Field(
+        default=False,
+        description="Whether to write also where bashible's registry steps, k3s or Talos manage the same files. By "
+        "default the agent observes there and says so.",
+    )
     source: Literal["kubernetes", "file"] = Field(
         default="kubernetes",
         description="Where the desired config comes from: a Secret that is watched, with reports on the Node; or "
@@ -133,6 +140,40 @@ class Settings(BaseModel):
         description="IP:port of the health endpoint beside its unix socket; empty for none. Loopback by "
         "default, because /status names the node's registries.",
     )
+    containerd: Literal["manage", "leave"] = Field(
+        default="manage",
+        description="manage: point containerd's config.toml at registry_dir, restart containerd when that needs it, "
+        "and undo both if it is not well then. leave: never touch config.toml, nor restart containerd.",
+    )
+    containerd_unit: Annotated[str, Field(pattern=r"^(auto|[-A-Za-z0-9:_.@]+\.service)$")] = Field(
+        default="auto",
+        description="systemd unit of containerd. auto: containerd-deckhouse.service if it is there, else "
+        "containerd.service.",
+    )
+    containerd_socket: _NodePath = Field(
+        default=PurePosixPath("/run/containerd/containerd.sock"),
+        description="containerd's socket, to see whether it is well after a restart.",
+    )
+    system_bus: _NodePath = Field(
+        default=PurePosixPath("/run/dbus/system_bus_socket"),
+        description="D-Bus socket of the node's systemd, for the restart.",
+    )
+    approval: Literal["lease", "bashible", "none"] = Field(
+        default="lease",
+        description="Who allows a restart of containerd. lease: at most restart_slots nodes at a time, by Leases in "
+        "secret_namespace. bashible: Deckhouse's annotations on the Node. none, and without a cluster: nobody.",
+    )
+    restart_slots: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=1, description="Nodes that may restart containerd at the same time, with approval=lease."
+    )
+    restart_timeout_s: _Seconds = Field(
+        default=60,
+        description="Seconds after a restart within which containerd has to be well, else the old config.toml comes "
+        "back.",
+    )
+    restart_kubelet: bool = Field(
+        default=False, description="Whether kubelet is restarted after containerd, as Deckhouse does."
+    )
     flavour: Literal["auto", "deckhouse", "k3s", "stock"] = Field(
         default="auto",
         description="Whose build of containerd: only some know credentials or rewrites in hosts.toml. auto "
@@ -168,9 +209,9 @@ class Settings(BaseModel):
         "Secret that is deleted and created again must not release the node.",
     )
     pass_timeout_s: _Seconds = Field(
-        default=120,
+        default=300,
         description="Seconds after which a running pass counts as hung and /healthz fails. Above the "
-        "slowest honest pass: 1,000 hosts on a slow disk.",
+        "slowest honest pass: a restart of containerd that has to be rolled back.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
@@ -181,6 +222,9 @@ class Settings(BaseModel):
     def _ordered(self) -> Self:
         if self.retry_min_s > self.retry_max_s:
             raise ValueError("retry_min_s must not be above retry_max_s")
+        # A restart and its way back, with all that is asked before, between and after.
+        if self.pass_timeout_s < 2 * self.restart_timeout_s + _AROUND_RESTARTS_S:
+            raise ValueError(f"pass_timeout_s must be at least 2 * restart_timeout_s + {_AROUND_RESTARTS_S}")
         return self
 
     def on_node(self, path: PurePosixPath) -> Path:

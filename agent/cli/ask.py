@@ -16,6 +16,13 @@ TIMEOUT_S = 5.0
 
 _LEGACY = {"default": "none found", "custom": "PRESENT (see errors)"}
 
+_STATES = {
+    "left-alone": "config.toml is left alone",
+    "in-order": "reads registry.d",
+    "restarted": "was restarted, reads registry.d",
+    "would-change": "config.toml would be pointed at registry.d",
+}
+
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, directory: Path) -> None:
@@ -61,6 +68,8 @@ def table(found: dict[str, Any]) -> str:
             ("in place", found["applied_version"]),
             ("legacy", _LEGACY.get(found["legacy"], "not known")),
         ]
+        rows += [("managed by", other["message"]) for other in found["managers"]]
+        rows += [("containerd", _containerd(found["containerd"]))]
         rows += _cluster(found.get("cluster"))
         rows += [("last pass", _last_pass(found))]
     lines = [f"{name:<10} {text}" for name, text in rows]
@@ -73,6 +82,12 @@ def table(found: dict[str, Any]) -> str:
     lines += [f"{'warning':<10} {warning['message']}" for warning in found.get("warnings", ())]
     lines += [f"{'error':<10} {error['reason']}: {error['message']}" for error in found.get("errors", ())]
     return "\n".join(lines)
+
+
+def _containerd(found: dict[str, Any]) -> str:
+    name = ", ".join(filter(None, (found["version"] or "version not known", found["flavour"])))
+    detail = f" ({found['detail']})" if found["detail"] else ""
+    return f"{name}: {found['message'] or _STATES[found['state']]}{detail}"
 
 
 def _cluster(found: dict[str, Any] | None) -> list[tuple[str, str]]:

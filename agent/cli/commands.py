@@ -16,6 +16,7 @@ from agent.errors import AgentError, AgentUnreachable, AlreadyRunning, SettingsI
 from agent.outcome import Mode, Outcome
 from agent.report import make_report
 from agent.settings import Settings
+from agent.switching import State
 
 Command = Callable[[Settings, argparse.Namespace], int]
 
@@ -61,18 +62,28 @@ def diff(settings: Settings, arguments: argparse.Namespace) -> int:
     use_color = arguments.color == "always" or (arguments.color == "auto" and is_terminal)
     for line in difference.lines(outcome.plan, settings):
         print(difference.colored(line) if use_color else line)
+    is_switch = outcome.switched.state is State.WOULD_CHANGE
+    if is_switch:
+        print("~ containerd's config.toml is pointed at registry.d, and containerd restarted once")
     if outcome.errors or report.verdict.reason == "OtherAgent":
         return TROUBLE
-    return FAILED if outcome.plan.operations else OK
+    return FAILED if outcome.plan.operations or is_switch else OK
 
 
 async def _observe(settings: Settings) -> Outcome:
     """Run one pass that writes and reports nothing."""
     from agent import daemon  # noqa: PLC0415 -- see run
-    from agent.disk.legacy import LegacyReader  # noqa: PLC0415 -- see run
 
     async with daemon.joined(settings, lambda _reason: None, lambda _verb, _kind, _code: None) as side:
-        return await daemon.build_reconciler(settings, side, LegacyReader(settings.root)).run_pass()
+        return await daemon.build_reconciler(settings, side, daemon.make_legacy_reader(settings)).run_pass()
+
+
+def release(settings: Settings, _: argparse.Namespace) -> int:
+    """Take the node back by hand."""
+    from agent.cli import release as back  # noqa: PLC0415 -- see run
+
+    logging.basicConfig(level=logging.CRITICAL)  # all is printed
+    return back.release(settings)
 
 
 def validate(settings: Settings, arguments: argparse.Namespace) -> int:

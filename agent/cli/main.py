@@ -24,6 +24,10 @@ exit codes:
 
 _RENDER_SETTINGS = {"registry_dir", "flavour", "containerd_version", "node_ip"}
 _LEGACY_SETTINGS = {"root", "registry_dir", "flavour", "containerd_version"}
+_RELEASE_SETTINGS = {
+    *("root", "registry_dir", "state_dir", "run_dir", "beside_others", "containerd", "containerd_unit"),
+    *("containerd_socket", "system_bus", "restart_timeout_s", "restart_kubelet", "containerd_version"),
+}
 _STATUS_SETTINGS = {"root", "run_dir"}
 
 
@@ -89,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
         "--convert", type=Path, metavar="DIR", help="write what it says as registry.d; must be empty or not exist"
     )
     _add_settings(legacy, _LEGACY_SETTINGS)
+
+    release = _command(
+        known, "release", commands.release, "take the node back: what the agent wrote goes, what was there before comes"
+    )
+    _add_settings(release, _RELEASE_SETTINGS)
 
     status = _command(known, "status", commands.status, "ask the running agent how the node is")
     status.add_argument("--json", action="store_true", help="print the agent's /status as it is")

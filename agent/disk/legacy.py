@@ -48,15 +48,15 @@ class LegacyReader:
     def __init__(
         self,
         root: Path,
-        config_file: PurePosixPath = legacy.CONFIG_FILE,
+        config_file: Callable[[], PurePosixPath] = lambda: legacy.CONFIG_FILE,
         *,
         now_ns: Callable[[], int] = time.time_ns,
         calls: Calls | None = None,
     ) -> None:
-        """`config_file` is absolute as the node sees it; drop-in directories stand beside it."""
+        """`config_file` is absolute as the node sees it, and may become another; drop-ins stand beside it."""
         self._root = root
-        self._config = str(config_file)
-        self._beside = str(config_file.parent).rstrip("/")
+        self._config_file = config_file
+        self._locate()
         self._now_ns = now_ns
         self._calls = calls if calls is not None else cast("Calls", os)
         self._known: dict[str, tuple[_Identity, Examined]] = {}
@@ -67,6 +67,7 @@ class LegacyReader:
 
         `major` is containerd's major version; None looks at the drop-ins of every generation.
         """
+        self._locate()
         files = NodeFiles(self._root)
         names = legacy.DROP_IN_DIRECTORIES.get(major, legacy.ANY_DROP_IN_DIRECTORY)
         examined = self._walk(files, [self._config, *(f"{self._beside}/{name}/*.toml" for name in names)])
@@ -77,6 +78,10 @@ class LegacyReader:
             findings=tuple(chain.from_iterable(found)),
             unreadable=tuple(each.unreadable for each in examined.values() if each.unreadable is not None),
         )
+
+    def _locate(self) -> None:
+        path = self._config_file()
+        self._config, self._beside = str(path), str(path.parent).rstrip("/")
 
     def watch_paths(self) -> tuple[Path, ...]:
         """Return the directories whose changes the next `read` may see, found or not, below the root."""

@@ -20,6 +20,7 @@ from agent.tree import PUBLIC_MODE, SECRET_MODE, STATE_FILE
 
 LAST_GOOD_FILE = "last-good.yaml"
 NODE_ADDRESS_FILE = "node-address"
+CONTAINERD_FILE = "containerd-version"
 BACKUP_DIRECTORY = "backup"
 LOCK_FILE = "agent.lock"
 
@@ -130,13 +131,14 @@ class NodeDisk:
             state.replace(LAST_GOOD_FILE, document, mode=SECRET_MODE)
             state.sync()
 
-    def write_node_address(self, address: str) -> None:
-        """Keep the node's address for a start without the API; an equal one is not written again."""
-        with self._writable_state() as state:
-            content = f"{address}\n".encode()
-            if state.read(NODE_ADDRESS_FILE, max_bytes=len(content)) != content:
-                state.replace(NODE_ADDRESS_FILE, content, mode=SECRET_MODE)
-                state.sync()
+    def write_facts(self, *, node_ip: str | None, containerd: str | None) -> None:
+        """Keep what was rendered for, as far as it is known, for a start without the API."""
+        known = ((NODE_ADDRESS_FILE, node_ip), (CONTAINERD_FILE, containerd))
+        for name, content in ((name, f"{fact}\n".encode()) for name, fact in known if fact is not None):
+            with self._writable_state() as state:
+                if state.read(name, max_bytes=len(content)) != content:
+                    state.replace(name, content, mode=SECRET_MODE)
+                    state.sync()
 
     def drop_last_good(self) -> None:
         """Forget the config, once the node has been released."""

@@ -7,13 +7,16 @@ import contextlib
 import logging
 import random
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from agent.approval import NoApproval, Waiting, hold
 from agent.desired import Reading
 from agent.errors import CredentialsUnusable
+from agent.kube.bashible import BashibleApproval
 from agent.kube.client import Client
+from agent.kube.leases import LeaseApproval
 from agent.kube.recorder import EventRecorder
 from agent.kube.reporter import NodeReporter
 from agent.kube.resources import Resource
@@ -49,16 +52,22 @@ class Cluster:
         key: str,
         spread_s: float,
         wake: Callable[[str], None],
+        approval: str = "none",
+        slots: int = 1,
         timing: Timing | None = None,
         rng: random.Random | None = None,
         now: Callable[[], datetime] = _now,
     ) -> None:
-        """`wake` asks for a pass and says why; changes are spread over `spread_s` seconds among nodes."""
+        """`wake` asks for a pass and says why; changes are spread over `spread_s` seconds among nodes.
+
+        `approval` is who allows restarts of containerd: lease (`slots` nodes at a time), bashible or none.
+        """
         timing, rng = timing or Timing(), rng or random.Random()  # noqa: S311 -- spreads load, guards nothing
         self._node = node
         self._wake = wake
         self._before: Report | None = None
-        self._address: str | None = None
+        self._facts: tuple[str | None, ...] = (None, None)
+        self._annotations: Mapping[str, str] | None = None
         self._held: NodeStatus | None = None
         self._holding: asyncio.TimerHandle | None = None
         self._source = SecretSource(
@@ -71,6 +80,27 @@ class Cluster:
             rng=rng,
         )
         self._reporter = NodeReporter(client, node, on_change=self._node_changed, now=now, timing=timing, rng=rng)
+        self.approval: LeaseApproval | BashibleApproval | NoApproval = NoApproval()
+        if approval == "lease":
+            self.approval = LeaseApproval(
+                client,
+                node=node,
+                uid=self._uid,
+                namespace=secret.namespace or "default",
+                count=slots,
+                on_change=lambda: wake("the restart may be allowed"),
+                now=now,
+                monotonic=asyncio.get_running_loop().time,
+                timing=timing,
+                rng=rng,
+            )
+        elif approval == "bashible":
+            self.approval = BashibleApproval(
+                client,
+                node=node,
+                annotations=lambda: self._annotations,
+                on_change=lambda: wake("the restart may be allowed"),
+            )
         self._recorder = EventRecorder(client, node, uid=self._uid, now=now, timing=timing, rng=rng)
 
     async def read(self, *, is_confirming: bool) -> Reading:
@@ -116,6 +146,18 @@ class Cluster:
         live = self._reporter.watch.found
         return live.internal_ip if live else None
 
+    @property
+    def runtime_version(self) -> str | None:
+        """The version of containerd that kubelet has put on the Node."""
+        live = self._reporter.watch.found
+        return live.runtime_version if live else None
+
+    def hold(self) -> Waiting | None:
+        """Return what keeps containerd from being restarted on this node."""
+        if self._annotations is None:
+            return Waiting(reason="the Node and its annotations are not known yet")
+        return hold(self._annotations)
+
     def facts(self) -> dict[str, Any]:
         """Return the state of the cluster side for `/status`."""
         watch = self._source.watch
@@ -144,6 +186,7 @@ class Cluster:
                 ("watch-node", self._reporter.watch.run),
                 ("report", self._reporter.run),
                 ("events", self._recorder.run),
+                ("approval", self.approval.run),
             ):
                 parts.create_task(_guarded(name, part), name=name)
 
@@ -174,16 +217,24 @@ class Cluster:
 
     def _node_changed(self) -> None:
         self._recorder.wake()
-        if self.node_address != self._address:
-            self._address = self.node_address
-            self._wake("the Node's address changed")
+        facts = (self.node_address, self.runtime_version)
+        if facts != self._facts:
+            self._facts = facts
+            self._wake("the Node's address or runtime changed")
+        live = self._reporter.watch.found
+        annotations = live.annotations if live else None
+        if annotations != self._annotations:
+            self._annotations = annotations
+            if isinstance(self.approval, BashibleApproval):
+                self.approval.on_node_changed()
+            self._wake("the Node's annotations changed")
 
 
 async def _guarded(name: str, part: Callable[[], Awaitable[None]]) -> None:
     """Keep a defect in one part from ending the others: what is on the node matters more."""
     while True:
         try:
-            await part()
+            return await part()
         except Exception as err:  # noqa: BLE001 -- the outer edge of a task
             where = "".join(traceback.format_tb(err.__traceback__))
             logger.error("internal error %s in %s at\n%s", type(err).__name__, name, where)  # noqa: TRY400 -- no values

@@ -234,7 +234,7 @@ def test_a_drop_in_masked_with_dev_null_is_empty(tmp_path: Path) -> None:
     (config.parent / "conf.d" / "a.toml").symlink_to("/dev/null")
     (config.parent / "conf.d" / "b.toml").write_text(REGISTRY)
     config.write_text("imports = ['/dev/null', 'conf.d/*.toml']")
-    legacy = LegacyReader(Path("/"), PurePosixPath(config)).read()
+    legacy = LegacyReader(Path("/"), lambda: PurePosixPath(config)).read()
     assert ([PurePosixPath(config.parent / "conf.d" / "b.toml")], ()) == (
         [finding.path for finding in legacy.findings],
         legacy.unreadable,
@@ -260,7 +260,7 @@ def test_what_is_no_file_is_unreadable_and_holds_nobody_up(
         else:
             monkeypatch.chdir(path.parent)  # a socket's path is short
             listener.bind(path.name)
-        (error,) = LegacyReader(Path("/"), PurePosixPath(config)).read().unreadable
+        (error,) = LegacyReader(Path("/"), lambda: PurePosixPath(config)).read().unreadable
     assert f"containerd's {path} cannot be read: not a regular file" == error.message
 
 

@@ -17,7 +17,7 @@ _READY = """
 asyncio.run(main())
 """
 LOOP = f"import asyncio\nasync def main():{_READY}"
-LIBRARIES = f"import aiohttp.web, jinja2, prometheus_client, pydantic, re2, watchdog.observers, yaml\n{LOOP}"
+LIBRARIES = f"import aiohttp.web, jinja2, prometheus_client, pydantic, re2, tomlkit, watchdog.observers, yaml\n{LOOP}"
 SERVER = f"""
 import asyncio, sys
 from aiohttp import ClientSession, web

@@ -13,6 +13,7 @@ MODULES = (
     "prometheus_client",
     "pydantic",
     "re2",
+    "tomlkit",
     "watchdog.observers",
     "yaml",
     "agent.daemon",

@@ -47,7 +47,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
         "retry_min_s": "6",
         "retry_max_s": "7",
         "absent_settle_s": "8",
-        "pass_timeout_s": "9",
+        "pass_timeout_s": "900",
         "log_level": "debug",
     }
     environment = {option.variable: values[option.name] for option in settings.options() if option.name in values}

@@ -35,8 +35,9 @@ def test_a_ready_node_is_0_and_a_table(command: Command, running: Agent) -> None
         "in place   v1",
     ]
     assert lines[5] == "legacy     none found"
-    assert lines[6].startswith("last pass  number ")
-    assert lines[7:10] == [
+    assert lines[6] == "containerd version not known, stock: config.toml is left alone"
+    assert lines[7].startswith("last pass  number ")
+    assert lines[8:11] == [
         "host       r0.test: in place",
         "            1. https://v1.test:5000 (CA, user robot)",
         "            then the original registry",

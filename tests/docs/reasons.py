@@ -14,12 +14,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 COMMAND = "agent.__main__"
 NODE_EVENTS = "agent.node_events"
-#: Name managers for the command `legacy`.
-NO_REASONS = frozenset({"agent.managers", "agent.disk.managers"})
+#: It speaks systemd's language.
+NO_REASONS = frozenset({"agent.systemd"})
 
 #: Words of other people in the same spelling.
 NOT_REASONS = frozenset(
-    {"ExecCredential", "IfAvailable", "InternalIP", "NotFound", "RegistryConfigReady", "SafeLoader"}
+    {"ExecCredential", "IfAvailable", "InternalIP", "NotFound", "RegistryConfigReady", "RuntimeReady", "SafeLoader"}
 )
 
 _TWO_HUMPS = re.compile(r"[A-Z][a-z]+[A-Z][A-Za-z]*")
@@ -80,7 +80,7 @@ def _named(node: ast.AST) -> Iterator[str]:
     match node:
         case ast.Assign(targets=[ast.Name(id="reason")], value=ast.Constant(value=str(word))):
             yield word
-        case ast.keyword(arg="reason", value=ast.Constant(value=str(word))):
+        case ast.keyword(arg="reason", value=ast.Constant(value=str(word))) if " " not in word:
             yield word
         case ast.Dict(keys=keys, values=values):
             for key, value in zip(keys, values, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,19 +13,25 @@ import yaml
 
 from agent import errors
 from agent.errors import AgentError
+from agent.kube.client import Client
+from agent.kube.credentials import KubeconfigFile
+from agent.managers import Manager
 from agent.node_status import make_node_status
 from agent.outcome import Mode, Outcome, Standing
 from agent.report import make_report
+from agent.switching import State, Switched
 from tests.apidouble.access import Rule
 from tests.apidouble.server import ApiDouble
 from tests.docs import reasons
 from tests.support.agents import agent_on
+from tests.support.approvals import Rival
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/cluster.md").read_text()
 README = (ROOT / "README.md").read_text()
 NODE = "worker-1"
 NEVER_ON_THE_NODE = "-"
+WAITS = {"ContainerdNotRunning", "LegacySettling", "RestartBudget", "RestartHeld", "WaitingForApproval"}
 
 
 def table(heading: str) -> list[list[str]]:
@@ -35,6 +42,7 @@ def table(heading: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in row.split(" | ")] for row in rows[1:]]
 
 
+MANAGERS = ("BashibleActive", "RancherNode", "TalosNode")
 STATUS_OF = {row[0]: row[1] for row in table("Reasons")}
 
 
@@ -70,6 +78,9 @@ def _error(reason: str) -> AgentError | None:
     special: dict[type[AgentError], Callable[[], AgentError]] = {
         errors.ConfigInvalid: lambda: errors.ConfigInvalid((errors.Problem(path="hosts", rule="is empty"),)),
         errors.LastGoodUnusable: lambda: errors.LastGoodUnusable(AgentError("a message")),
+        errors.RuntimeUnavailable: lambda: errors.RuntimeUnavailable("Version", "UNAVAILABLE", ""),
+        errors.ContainerdConfigChanged: errors.ContainerdConfigChanged,
+        errors.SwitchUnfinished: errors.SwitchUnfinished,
         errors.DiskFailed: lambda: errors.DiskFailed("open", "/etc", OSError(5, "Input/output error")),
     }
     return special.get(found, lambda: found("a message"))()
@@ -80,6 +91,12 @@ def _outcome(reason: str) -> Outcome:
     error = _error(reason)
     if error is not None:
         return Outcome(mode=Mode.MANAGE, standing=Standing.UNKNOWN, steps=(), errors=(error,))
+    if reason in WAITS:
+        switched = Switched(state=State.WAITING, reason=reason, message="a message")
+        return Outcome(mode=Mode.MANAGE, standing=Standing.CONFIGURED, steps=(), is_in_place=True, switched=switched)
+    if reason in MANAGERS:
+        managers = (Manager(reason=reason, message="a message"),)
+        return Outcome(mode=Mode.OBSERVE, standing=Standing.CONFIGURED, steps=(), is_in_place=True, managers=managers)
     standing, is_in_place, failures = {
         "InPlace": (Standing.CONFIGURED, True, ()),
         "NotConfigured": (Standing.NOT_CONFIGURED, True, ()),
@@ -127,6 +144,22 @@ def condition(double: ApiDouble) -> str:
     return next((str(each["reason"]) for each in found if each["type"] == "RegistryConfigReady"), "")
 
 
+async def compete(double: ApiDouble, root: Path) -> None:
+    """Let two nodes want to restart containerd: the folder has none."""
+    credentials = KubeconfigFile(root / "etc/kubernetes/kubelet.conf", root=root, context="")
+    async with Client(credentials) as api:
+        first, second = Rival(api, "n1"), Rival(api, "n2")
+        assert await first.is_granted()
+        await first.approval.keep()
+        following = asyncio.create_task(second.approval.run())
+        assert not await second.is_granted()
+        await double.until(lambda: double.count("watch", "leases") > 0)
+        await first.approval.release()
+        await second.bell.until(lambda: second.bell.rings > 0)
+        following.cancel()
+        await asyncio.wait({following})
+
+
 @pytest.mark.timeout(40)
 async def test_the_roles_of_the_readme_are_enough_and_hold_nothing_else(tmp_path: Path) -> None:
     """Created, refused twice, deleted: nothing is forbidden on the way, and every rule is used."""
@@ -150,6 +183,7 @@ async def test_the_roles_of_the_readme_are_enough_and_hold_nothing_else(tmp_path
             await double.until(lambda: double.count("patch", "events") > 0)
             double.cluster.delete("secrets", "registry-bashible-config", namespace="d8-system")
             await becomes("NotConfigured")
+        await compete(double, tmp_path)
     asked = {(each.verb, each.resource) for each in double.requests}
     assert {(rule.verb, rule.resource) for rule in rules} == asked
     assert {403} & {each.code for each in double.requests} == set()

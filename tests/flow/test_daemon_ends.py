@@ -37,6 +37,7 @@ def test_a_signal_before_the_first_pass_is_heard(agent: Agent) -> None:
     assert agent.end() == 0
 
 
+@pytest.mark.timeout(60)
 def test_a_signal_in_the_middle_of_a_large_apply(agent: Agent) -> None:
     """The pass ends between two operations: every hosts.toml is whole, and the next start finishes."""
     agent.want(configs.simple("v1", hosts=300))
@@ -47,21 +48,22 @@ def test_a_signal_in_the_middle_of_a_large_apply(agent: Agent) -> None:
     assert 0 < len(hosts) < 300, "the signal came too late to prove anything"
     assert reader.problems(agent.root, hosts) == []
     assert "Traceback" not in agent.log
-    agent.run()
+    agent.start()
+    until(lambda: "ready (InPlace)" in agent.log, what="the second start", timeout_s=40)
     agent.until_has("v1", hosts=300)
 
 
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize(("mirrors", "after_s"), [(28, 0.0), (4, 0.5)], ids=["largest", "large"])
 def test_a_signal_in_the_first_pass_of_a_large_document(agent: Agent, mirrors: int, after_s: float) -> None:
-    """Seconds of computing are not waited for. 2 s are promised; busy machines get 4 s, less than the largest takes."""
+    """Seconds of computing are not waited for. 2 s are promised; busy machines that measure coverage get 8."""
     hosts = {f"r{number}": [configs.mirror(f"m{index}") for index in range(mirrors)] for number in range(1000)}
     agent.want(json.dumps(json.loads(configs.config(hosts)), separators=(",", ":")).encode())
     agent.start()
     until(lambda: "started" in agent.log, what="the start")
     with pytest.raises(subprocess.TimeoutExpired):
         agent.process.wait(timeout=after_s)
-    assert agent.end(timeout_s=4.0) == 0
+    assert agent.end(timeout_s=8.0) == 0
     assert "Traceback" not in agent.log
     written = [path.name for path in agent.node.registry.glob("r*")]
     assert len(written) < len(hosts), "the signal came too late to prove anything"

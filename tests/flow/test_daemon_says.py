@@ -89,7 +89,7 @@ def test_status_has_the_whole_story(running: Agent) -> None:
         {"host": name, "in_place": True, "taken_over": False, "server": None, "fallback": True, "mirrors": [mirror]}
         for name in ("r0.test", "r1.test")
     ]
-    assert [step["name"] for step in found["steps"]] == ["desired", "legacy", "observe", "registry.d"]
+    assert [step["name"] for step in found["steps"]] == ["desired", "legacy", "observe", "registry.d", "containerd"]
     assert set(found["last_pass"]) == {"number", "trigger", "finished_at", "duration_s", "next_in_s"}
     assert 270 <= found["last_pass"]["next_in_s"] <= 330
 

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from agent.desired import Absent, Origin
+from agent.errors import RolledBack
+from agent.managers import GONE_SETTLE_S, Manager
 from agent.outcome import Mode, Standing, StepResult
 from agent.report import as_json, make_report
 from agent.runtime import Flavour
+from agent.switch_ports import Leave
+from agent.switching import Goal, State, Switched
 from tests.support import configs, folders, reader
 from tests.support.folders import Folder, Link, Plain
 from tests.support.passes import SETTLE_S, UNREADABLE, Passes
@@ -60,7 +64,7 @@ async def test_a_pass_that_finds_all_right_changes_nothing(tmp_path: Path) -> No
     before = folders.identities(tmp_path)
     outcome = await passes.run()
     assert before == folders.identities(tmp_path)
-    assert [step.result for step in outcome.steps] == [StepResult.UNCHANGED] * 4
+    assert [step.result for step in outcome.steps] == [StepResult.UNCHANGED] * 5
     report = make_report(outcome)
     assert ((), (), False) == (report.changed, report.pending, report.is_drift)
 
@@ -74,6 +78,7 @@ async def test_the_steps_are_named_in_order(tmp_path: Path) -> None:
         ("observe", StepResult.WOULD_CHANGE),
         ("registry.d", StepResult.CHANGED),
         ("verify", StepResult.UNCHANGED),
+        ("containerd", StepResult.UNCHANGED),
     ]
 
 
@@ -153,11 +158,11 @@ async def test_a_deletion_is_confirmed_before_the_release(tmp_path: Path) -> Non
     before = folders.read(passes.node.registry)
     passes.source.reading = Absent()
     first = await passes.run()
-    assert (Standing.CONFIRMING_DELETION, SETTLE_S) == (first.standing, first.confirm_in_s)
+    assert (Standing.CONFIRMING_DELETION, SETTLE_S) == (first.standing, first.look_in_s)
     (passes.node.registry / PLATFORM / "hosts.toml").unlink()
     passes.now_s += SETTLE_S - 0.5
     second = await passes.run()
-    assert (Standing.CONFIRMING_DELETION, 0.5) == (second.standing, second.confirm_in_s)
+    assert (Standing.CONFIRMING_DELETION, 0.5) == (second.standing, second.look_in_s)
     assert before == folders.read(passes.node.registry)
     assert make_report(second).applied_version == "d"
     passes.now_s += 0.5
@@ -190,7 +195,7 @@ async def test_a_document_that_comes_back_releases_nothing(tmp_path: Path) -> No
     passes.now_s += SETTLE_S - 0.1
     assert (await passes.run(DIRECT)).standing is Standing.CONFIGURED
     passes.source.reading = Absent()
-    assert (await passes.run()).confirm_in_s == SETTLE_S
+    assert (await passes.run()).look_in_s == SETTLE_S
     assert before == folders.identities(tmp_path)
 
 
@@ -400,3 +405,109 @@ async def test_no_secret_is_in_any_report(tmp_path: Path) -> None:
     texts = [f"{report!r} {json.dumps(as_json(report))}" for report in reports]
     assert not [text for text in texts if configs.CANARY in text or "p<&>1" in text or "s3cret" in text]
     assert '"user": "robot"' in texts[0]
+
+
+BASHIBLE = Manager(reason="BashibleActive", message="bashible manages registries")
+
+
+async def test_where_somebody_else_manages_the_node_the_agent_observes(tmp_path: Path) -> None:
+    """It computes and says so, and writes nothing; gone for certain, it takes over."""
+    passes = Passes(tmp_path)
+    passes.facts.others = (BASHIBLE,)
+    outcome = await passes.run(DIRECT)
+    report = make_report(outcome)
+    assert not passes.node.registry.exists()
+    assert not passes.node.state_dir.exists()
+    assert ("BashibleActive", False) == (report.verdict.reason, report.verdict.is_ready)
+    assert "the agent observes; mode observe: " in report.verdict.message
+    assert Mode.OBSERVE is report.mode
+    passes.facts.others = ()
+    assert GONE_SETTLE_S == (await passes.run()).look_in_s
+    assert not passes.node.registry.exists()
+    passes.now_s += GONE_SETTLE_S
+    assert "InPlace" == make_report(await passes.run()).verdict.reason
+
+
+async def test_a_node_that_somebody_else_takes_is_not_released(tmp_path: Path) -> None:
+    """Neither are files changed that the agent wrote, nor is a deletion followed."""
+    passes = Passes(tmp_path)
+    await passes.run(DIRECT)
+    before = folders.read(passes.node.registry)
+    passes.facts.others = (BASHIBLE,)
+    passes.source.reading = Absent()
+    for _ in range(3):
+        passes.now_s += 60
+        await passes.run()
+    assert before == folders.read(passes.node.registry)
+    report = make_report(await passes.run(DIRECT))
+    assert ("BashibleActive", True) == (report.verdict.reason, report.verdict.is_ready)
+
+
+class WaitingContainerd:
+    """A containerd whose switches wait for a permission that does not come; notes what it is asked."""
+
+    is_under_way = False
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Goal, Leave]] = []
+        self.is_unfinished = False
+
+    async def finish(self, goal: Goal | None, *, is_observing: bool) -> Switched | None:
+        assert goal is not None
+        assert not is_observing
+        return Switched(state=State.FAILED, errors=(RolledBack("no"),)) if self.is_unfinished else None
+
+    async def step(self, goal: Goal, *, is_clear: bool, leave: Leave) -> Switched:
+        assert is_clear
+        self.asked.append((goal, leave))
+        return Switched(state=State.WAITING, reason="WaitingForApproval", message="waiting")
+
+
+async def test_a_release_that_has_to_wait_is_not_confirmed_again_and_again(tmp_path: Path) -> None:
+    """The permission would be given back in between, and the Node say something else every 5 s."""
+    containerd = WaitingContainerd()
+    passes = Passes(tmp_path, containerd=containerd)
+    await passes.run(DIRECT)
+    containerd.asked.clear()
+    await passes.delete()
+    for _ in range(3):
+        passes.now_s += 60
+        outcome = await passes.run()
+        assert Standing.NOT_CONFIGURED is outcome.standing
+        assert None is make_report(outcome).published_version
+    assert [(Goal.REGISTRY_D, Leave.WATCH), *[(Goal.LEGACY, Leave.BEGIN)] * 4] == containerd.asked
+    assert (passes.node.registry / PLATFORM / "hosts.toml").exists()
+
+
+async def test_a_new_config_ends_a_release_that_waits(tmp_path: Path) -> None:
+    """And the next deletion is confirmed as the first."""
+    passes = Passes(tmp_path, containerd=WaitingContainerd())
+    await passes.run(DIRECT)
+    await passes.delete()
+    assert Standing.CONFIGURED is (await passes.run(DIRECT)).standing
+    passes.source.reading = Absent()
+    assert Standing.CONFIRMING_DELETION is (await passes.run()).standing
+
+
+async def test_an_unfinished_switch_is_finished_whatever_else_fails(tmp_path: Path) -> None:
+    """It is looked at first, and its failure is the pass's; registry.d is kept right all the same."""
+    containerd = WaitingContainerd()
+    containerd.is_unfinished = True
+    passes = Passes(tmp_path, containerd=containerd)
+    outcome = await passes.run(DIRECT)
+    assert "RolledBack" == make_report(outcome).verdict.reason
+    assert (passes.node.registry / PLATFORM / "hosts.toml").exists()
+    assert [] == containerd.asked
+
+
+async def test_an_agent_that_is_stopped_before_containerd_publishes_nothing(tmp_path: Path) -> None:
+    """registry.d is in place, but nobody has looked whether containerd reads it."""
+    stops: list[bool] = []
+    containerd = WaitingContainerd()
+    passes = Passes(tmp_path, containerd=containerd, should_stop=lambda: bool(stops))
+    await passes.run(DIRECT)
+    containerd.asked.clear()
+    stops.append(True)
+    report = make_report(await passes.run())
+    assert ("Interrupted", None) == (report.verdict.reason, report.published_version)
+    assert [] == containerd.asked

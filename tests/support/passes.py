@@ -5,15 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent import templates
+from agent.daemon import LeaveAlone
 from agent.desired import Absent, Present, Reading, Unreadable
 from agent.disk.directory import Calls
 from agent.disk.legacy import LegacyReader
 from agent.errors import SourceUnreadable
 from agent.hosts_toml import Target
+from agent.managers import Manager
 from agent.outcome import Mode, Outcome
-from agent.reconcile import Reconciler
+from agent.reconcile import Containerd, Reconciler
 from agent.render import Renderer
-from agent.runtime import Containerd, Flavour
+from agent.runtime import Containerd as Runtime
+from agent.runtime import Flavour
 from tests.support.nodes import Node
 from tests.support.reader import REGISTRY_DIR
 
@@ -48,10 +51,17 @@ class FixedFacts:
 
     def __init__(self, flavour: Flavour) -> None:
         """Of the containerd, only the flavour is known."""
-        self._target = Target(containerd=Containerd(flavour=flavour), registry_dir=REGISTRY_DIR, origin="a test")
+        self.others: tuple[Manager, ...] = ()
+        self._target = Target(containerd=Runtime(flavour=flavour), registry_dir=REGISTRY_DIR, origin="a test")
+
+    async def meet(self) -> None:
+        """Know all there is."""
 
     def target(self) -> Target:
         return self._target
+
+    def managers(self) -> tuple[Manager, ...]:
+        return self.others
 
 
 class Passes:
@@ -66,16 +76,19 @@ class Passes:
         calls: Calls | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         source: ScriptedSource | None = None,
+        containerd: Containerd | None = None,
     ) -> None:
         """Start at second 1000 with an empty source."""
         self.node = Node(root)
         self.source = source or ScriptedSource()
         self.now_s = 1000.0
+        self.facts = FixedFacts(flavour)
         self.reconciler = Reconciler(
             source=self.source,
             disk=self.node.disk(calls),
             legacy=LegacyReader(root),
-            node=FixedFacts(flavour),
+            containerd=containerd or LeaveAlone(),
+            node=self.facts,
             renderer=_renderer(),
             mode=mode,
             settle_s=SETTLE_S,

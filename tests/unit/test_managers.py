@@ -1,25 +1,24 @@
-"""Whether the agent may write beside somebody else."""
+"""How long somebody else counts as managing the node."""
 
-from __future__ import annotations
+from agent.managers import GONE_SETTLE_S, Manager, Presence
 
-import pytest
-
-from agent.managers import Manager, is_ours_to_manage
-
-BASHIBLE = Manager(reason="BashibleActive", message="")
-AGENT = Manager(reason="OtherAgent", message="", is_final=True)
+BASHIBLE = (Manager(reason="BashibleActive", message=""),)
 
 
-@pytest.mark.parametrize(
-    ("found", "alone", "beside"),
-    [
-        ((), True, True),
-        ((BASHIBLE,), False, True),
-        ((AGENT,), False, False),
-        ((BASHIBLE, AGENT), False, False),
-    ],
-)
-def test_an_operator_may_overrule_some_managers(found: tuple[Manager, ...], *, alone: bool, beside: bool) -> None:
-    """Another agent says itself that registry.d is its own."""
-    assert alone is is_ours_to_manage(found, beside_others=False)
-    assert beside is is_ours_to_manage(found, beside_others=True)
+def test_somebody_counts_at_once_and_is_gone_only_after_two_readings() -> None:
+    presence = Presence()
+    assert presence.settle((), now_s=0) == ()
+    assert presence.settle(BASHIBLE, now_s=1) == BASHIBLE
+    assert presence.look_in_s is None
+    assert presence.settle((), now_s=2) == BASHIBLE
+    assert presence.look_in_s == GONE_SETTLE_S
+    assert presence.settle((), now_s=3) == BASHIBLE
+    assert presence.settle((), now_s=2 + GONE_SETTLE_S) == ()
+    assert presence.look_in_s is None
+
+
+def test_somebody_who_comes_back_was_never_gone() -> None:
+    presence = Presence()
+    for now_s in (0.0, 4.0, 8.0):
+        assert presence.settle(BASHIBLE, now_s=now_s) == BASHIBLE
+        assert presence.settle((), now_s=now_s + 1.9) == BASHIBLE

@@ -8,6 +8,7 @@ from agent.errors import AgentError, ConfigInvalid, Problem
 from agent.model import Notice
 from agent.node_events import MAX_MESSAGE, Event, events
 from agent.outcome import Mode, Standing
+from agent.switching import State, Switched
 from tests.support.kubeconfigs import CANARY
 from tests.support.reports import CUSTOM, DISK, FORBIDDEN, INVALID, KEYLESS, UNREADABLE, plan, report
 
@@ -114,3 +115,18 @@ def test_a_long_error_is_cut() -> None:
 def test_nothing_secret_is_told() -> None:
     """Paths only, never contents."""
     assert CANARY not in repr(events(None, report(plan=plan("a", taken_over="b"), errors=(INVALID, DISK))))
+
+
+def test_a_restart_that_has_to_wait_is_told_once() -> None:
+    """And once more when it waits for something else."""
+    held = report(switched=Switched(state=State.WAITING, reason="RestartHeld", message="annotation x"))
+    (event,) = events(report(), held)
+    assert ("ContainerdRestartWaiting", "RestartHeld: annotation x") == (event.reason, event.message)
+    assert () == events(held, held)
+    asked = report(switched=Switched(state=State.WAITING, reason="WaitingForApproval", message="waiting"))
+    assert ["WaitingForApproval: waiting"] == [event.message for event in events(held, asked)]
+
+
+def test_a_wait_of_moments_is_no_event() -> None:
+    settling = report(switched=Switched(state=State.WAITING, reason="LegacySettling", message="once more"))
+    assert () == events(report(), settling)

@@ -165,6 +165,15 @@ def test_the_status_is_json_with_every_fact() -> None:
         "standing": "configured",
         "desired": {"version": "opaque", "mode": "Direct", "images_base": documents.IMAGES_BASE, "origin": "live"},
         "legacy": "default",
+        "managers": [],
+        "containerd": {
+            "version": None,
+            "flavour": None,
+            "state": "left-alone",
+            "reason": "",
+            "message": "",
+            "detail": "",
+        },
         "applied_version": "unknown",
         "hosts": [
             {

@@ -142,16 +142,16 @@ async def test_the_nodes_address_is_known_and_followed() -> None:
     """For the placeholder in mirrors; a pass is asked for when it changes."""
     async with _joined() as (joined, _):
         assert "10.0.0.11" == joined.side.node_address
-        assert "the Node's address changed" in joined.wakes
+        assert "the Node's address or runtime changed" in joined.wakes
         joined.wakes.clear()
         status = {"status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.12"}]}}
         joined.state.patch("nodes", NODE, status, STRATEGIC_PATCH, subresource="status")
         await asyncio.sleep(1)
-        assert ["the Node's address changed"] == joined.wakes
+        assert ["the Node's address or runtime changed"] == joined.wakes
         assert "10.0.0.12" == joined.side.node_address
         joined.side.publish(report())
         await asyncio.sleep(1)
-        assert ["the Node's address changed"] == joined.wakes
+        assert ["the Node's address or runtime changed"] == joined.wakes
 
 
 @jumping

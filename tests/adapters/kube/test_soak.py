@@ -93,4 +93,5 @@ async def test_thousands_of_reconnects_leave_nothing_behind(monkeypatch: pytest.
     assert soak.answers["patch", "nodes/status"] >= ROUNDS
     assert abs(files_after - files) <= 2
     assert abs(tasks_after - tasks) <= 2
-    assert objects_after - objects < 50
+    # What is kept in each round would be there ROUNDS times.
+    assert objects_after - objects < ROUNDS / 2
