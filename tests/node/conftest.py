@@ -9,12 +9,15 @@ import pytest
 import trustme
 
 from tests.node import images, registry, roots, tokens
+from tests.node import starts as starts_of
 from tests.node.accounts import PULLER
 from tests.node.cri import Cri
-from tests.node.daemon import Daemon
+from tests.node.daemon import Daemon, new_on
 from tests.node.images import Image
-from tests.node.node import Node, booted
+from tests.node.node import CONFIG_TOML, Node, booted
 from tests.node.registry import Registry
+from tests.node.starts import Starts, witnessed
+from tests.node.waiting import until
 
 NAMES = (
     "bearer.test",
@@ -32,17 +35,32 @@ NAMES = (
 """Names for 127.0.0.1: containerd would treat the address itself and localhost specially."""
 
 VERSIONS = pytest.StashKey[dict[str, str]]()
+MEASURED = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the containerd versions for the summary."""
+    """Keep the containerd versions and what was measured for the summary."""
     config.stash[VERSIONS] = {}
+    config.stash[MEASURED] = []
+    config.addinivalue_line("markers", "only(suite): what one generation of containerd proves for all of them")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Drop what another generation proves."""
+    items[:] = [item for item in items if _is_wanted(item)]
+
+
+def _is_wanted(item: pytest.Item) -> bool:
+    only = item.get_closest_marker("only")
+    return only is None or item.callspec.params["root"].name in only.args  # type: ignore[attr-defined]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say which containerd the nodes ran: sid moves."""
+    """Say which containerd the nodes ran, as sid moves, and what was measured."""
     for suite, version in config.stash[VERSIONS].items():
         terminalreporter.write_line(f"{suite}: containerd {version}")
+    for line in config.stash[MEASURED]:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,20 +82,37 @@ def public_ca() -> trustme.CA:
 
 
 @pytest.fixture(scope="session", params=roots.SUITES, ids=lambda suite: suite.name)
-def node(
-    request: pytest.FixtureRequest,
-    public_ca: trustme.CA,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Node]:
-    """Run a node of one generation; the next boots when all tests of this one are done."""
+def root(request: pytest.FixtureRequest) -> roots.Root:
+    """Return the root of one generation; all tests of one are done before those of the next."""
     suite: roots.Suite = request.param
     root = roots.pristine(suite)
     request.config.stash[VERSIONS][suite.name] = root.containerd
-    folder = tmp_path_factory.mktemp(suite.name)
-    trusted = public_ca.cert_pem.bytes()
-    with booted(root, folder, name=f"ra-{suite.name}-{os.getpid()}", names=NAMES, trusted=trusted) as running:
+    return root
+
+
+@pytest.fixture(scope="session")
+def node(root: roots.Root, public_ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """Run a node of one generation."""
+    folder = tmp_path_factory.mktemp(root.path.name)
+    name, trusted = f"ra-{root.path.name}-{os.getpid()}", public_ca.cert_pem.bytes()
+    with booted(root, folder, name=name, names=NAMES, trusted=trusted) as running:
         assert running.cri.version()[1].startswith(root.containerd)
         yield running
+
+
+@pytest.fixture(scope="module")
+def neighbour(root: roots.Root, public_ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """Run another node of the same generation."""
+    folder = tmp_path_factory.mktemp("neighbour")
+    name, trusted = f"ra-neighbour-{os.getpid()}", public_ca.cert_pem.bytes()
+    with booted(root, folder, name=name, names=NAMES, trusted=trusted) as running:
+        yield running
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> list[str]:
+    """Return a list whose lines are shown in the end; nothing is asserted on them."""
+    return request.config.stash[MEASURED]
 
 
 @pytest.fixture
@@ -86,16 +121,38 @@ def cri(node: Node) -> Cri:
     return node.cri
 
 
+@pytest.fixture(scope="module")
+def _usual_containerd(node: Node) -> Iterator[None]:
+    """Let containerd run with the usual config.toml again once a module is done with this node."""
+    yield
+    starts_of.restart(node)
+    until(lambda: starts_of.answers(node), what="containerd")
+
+
+@pytest.fixture
+def config_toml(node: Node, _usual_containerd: None) -> Iterator[Path]:
+    """Return config.toml, for tests that restart containerd; what they leave there and beside it is put right."""
+    path = node.root / starts_of.CONFIG
+    yield path
+    path.write_text(CONFIG_TOML)
+    path.chmod(0o644)
+    os.chown(path, 0, 0)
+    node.run("rm", "-rf", "/etc/containerd/conf.d")
+
+
+@pytest.fixture
+def starts(node: Node, config_toml: Path) -> Iterator[Starts]:
+    """Witness containerd's starts; the unit is its own again before the last one."""
+    assert config_toml.exists()
+    with witnessed(node) as witness:
+        yield witness
+
+
 @pytest.fixture
 def agent(node: Node) -> Iterator[Daemon]:
     """Return an agent that has never run on this node."""
-    daemon = Daemon(node)
-    yield daemon
-    try:
-        daemon.stop()
-    finally:
-        node.run("rm", "-rf", "/etc/containerd/registry.d", "/etc/registry-agent")
-        node.run("rm", "-rf", "/var/lib/registry-agent", "/run/registry-agent")
+    with new_on(node) as daemon:
+        yield daemon
 
 
 @pytest.fixture(scope="session")
