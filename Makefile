@@ -2,9 +2,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_FLAGS ?=
-TESTS := tests --ignore=tests/node
+TESTS := tests --ignore=tests/node --ignore=tests/packaging --ignore=tests/image
 
-.PHONY: help demo test lint unit node-test bench bench-quick test-lowest wheel-test docs format clean
+.PHONY: help demo test lint unit packaging-test node-test bench bench-quick test-lowest wheel-test image image-test docs \
+	format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -32,6 +33,11 @@ node-test: $(VENV)/.ready ## real containerd 1.6, 1.7 and 2.1 pulling from real 
 	@$(BIN)/python -c 'import grpc' 2>/dev/null || PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q -e '.[dev,node]'
 	$(BIN)/python -m pytest tests/node --forbid-skips $(PYTEST_FLAGS)
 
+packaging-test: $(VENV)/.ready ## the Kubernetes manifests: schemas, roles, policies, alerts; needs no root
+	.ci/kubectl $(BIN)
+	@$(BIN)/python -c 'import cel_expr_python' 2>/dev/null || PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q -e '.[dev,packaging]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/packaging --forbid-skips $(PYTEST_FLAGS)
+
 bench: $(VENV)/.ready ## figures beside their floors (docs/performance.md)
 	$(BIN)/python -m tests.bench
 
@@ -50,6 +56,15 @@ wheel-test: $(VENV)/.ready ## build the wheel, install it alone and use it
 	PIP_CONSTRAINT=constraints.txt .venv-wheel/bin/python -m pip install -q dist/*.whl
 	rm -rf build/wheel-test && cd / && $(CURDIR)/.venv-wheel/bin/registry-agent render $(CURDIR)/demo/direct.yaml --out $(CURDIR)/build/wheel-test
 	.venv-wheel/bin/registry-agent version
+
+image: ## build the container image into build/image/registry-agent.tar, without a Docker engine; needs root
+	.ci/packages buildah gpg mmdebstrap
+	packaging/image/build
+
+image-test: $(VENV)/.ready image ## the image in a real containerd, with the rights of a DaemonSet's pod; needs root
+	.ci/node-packages
+	@$(BIN)/python -c 'import grpc' 2>/dev/null || PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q -e '.[dev,node]'
+	$(BIN)/python -m pytest tests/image --forbid-skips $(PYTEST_FLAGS)
 
 docs: $(VENV)/.ready ## write the generated parts of docs/
 	$(BIN)/python -m tests.docs.settings_reference > docs/settings.md

@@ -1,8 +1,8 @@
 """A cluster's state in memory: objects, their versions and histories, and those who watch. No HTTP, no tasks.
 
 Behaves as kube-apiserver over etcd: one revision for everything, conflicts, no write without a change, finalizers,
-`nodes` and `nodes/status` as two doors to one object. Not covered: admission, garbage collection, managedFields and
-server-side apply, quotas, dropping of unknown fields, generation.
+`nodes` and `nodes/status` as two doors to one object; `admit` judges writes. Not covered: garbage collection,
+managedFields and server-side apply, quotas, dropping of unknown fields, generation.
 """
 
 import base64
@@ -35,6 +35,8 @@ class Cluster:
     def __init__(self, *, history_limit: int = 10_000) -> None:
         self.revision = 1
         self.on_change: Callable[[], None] = lambda: None
+        #: Asked before anything is written: resource, new, old, subresource. Refuses by raising.
+        self.admit: Callable[[Resource, Object, Object | None, str], None] = lambda *_: None
         self._objects: dict[str, dict[tuple[str, str], Stored]] = {name: {} for name in RESOURCES}
         self._history: dict[str, collections.deque[Change]] = {
             name: collections.deque(maxlen=history_limit) for name in RESOURCES
@@ -83,6 +85,7 @@ class Cluster:
             metadata.pop(field, None)
         metadata.update(uid=uid or str(uuid.uuid4()), creationTimestamp=now())
         self._validate(kind, content, None)
+        self.admit(kind, content, None, "")
         if self.find(resource, name, namespace):
             raise refusal.already_exists(kind, name)
         return self._commit("ADDED", kind, content)
@@ -272,6 +275,7 @@ class Cluster:
             kept = "spec" if subresource == "status" else "status"
             content[kept] = old.content[kept]
         self._validate(old.resource, content, old.content)
+        self.admit(old.resource, content, old.content, subresource)
         if content == old.content:
             return old
         if "deletionTimestamp" in metadata and not metadata.get("finalizers"):

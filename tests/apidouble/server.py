@@ -2,7 +2,7 @@
 
 It covers secrets, nodes with nodes/status, events, leases and namespaces: get, list, watch, create, update, patch
 (merge and strategic merge), delete; authentication by bearer token and client certificate, rules, TLS, and faults.
-It does NOT cover: admission, RBAC objects and their aggregation, priority and fairness, etcd's timing of compaction,
+It does NOT cover: RBAC objects and their aggregation, priority and fairness, etcd's timing of compaction,
 server-side apply and managedFields, JSON patch, dry runs, label selectors, pages of lists (limit, continue), waiting
 for a resourceVersion of the future, protobuf, other versions and groups (events.k8s.io), expiry of Events.
 """
