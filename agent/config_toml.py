@@ -78,7 +78,7 @@ class ConfigToml:
     def elsewhere(self) -> tuple[str, ...]:
         """Name registry sections of other schemas, which this file's schema gives no meaning."""
         others = dict.fromkeys(path for path in SECTIONS.values() if path != self.path)
-        return tuple(join_key(path) for path in others if _find(self.tables, path))
+        return tuple(join_key(path) for path in others if find(self.tables, path))
 
     @property
     def around(self) -> Table:
@@ -224,7 +224,8 @@ def _require_type(value: object, kind: type, path: Path) -> None:
         raise unsupported(f"{join_key(path)} is not {what}", "correct it: containerd does not start with it")
 
 
-def _find(tables: Table, path: Path) -> object:
+def find(tables: Table, path: Path) -> object:
+    """Return what stands at a path of tables, None when nothing does."""
     found: Any = tables
     for name in path:
         found = found.get(name) if isinstance(found, dict) else None

@@ -333,8 +333,9 @@ def _is_overtaken(outcome: JobOutcome | None) -> bool:
 
 
 def _failure(outcome: JobOutcome | None) -> str | None:
-    is_failure = isinstance(outcome, Failed) and not _is_overtaken(outcome)
-    return f"the restart ended as {outcome.result}" if is_failure and isinstance(outcome, Failed) else None
+    if isinstance(outcome, Failed) and not _is_overtaken(outcome):
+        return f"the restart ended as {outcome.result}"
+    return None
 
 
 def _aim(under_way: UnderWay) -> str:

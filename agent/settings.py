@@ -182,7 +182,7 @@ class Settings(BaseModel):
     containerd_version: Annotated[str, AfterValidator(_containerd_version)] = Field(
         default="auto",
         description="Version of containerd, such as 1.7.24, for features that not every version knows. auto: "
-        "unknown, so only what every supported version reads is written.",
+        "the Node's, else containerd's own word; as long as nobody knows, only what every supported version reads.",
     )
     node_ip: Annotated[str, AfterValidator(_ip)] = Field(
         default="",

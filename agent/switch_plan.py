@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
 
-from agent import config_undo, containerd_config, switching
-from agent.config_toml import CONFIG_PATH, LEGACY_KEYS, SECTIONS
+from agent import config_toml, config_undo, containerd_config, switching
+from agent.config_toml import CONFIG_PATH, SECTIONS
 from agent.model import Notice
 from agent.runtime import Containerd
 from agent.switching import Goal
@@ -85,23 +83,13 @@ def dump_problem(plan: SwitchPlan, dump: bytes) -> str | None:
         effective = tomllib.loads(dump.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError):
         return "its effective configuration is not TOML"
-    return section_problem(plan, *(_section(effective, path) for path in dict.fromkeys(SECTIONS.values())))
-
-
-def section_problem(plan: SwitchPlan, *sections: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with registry sections as containerd has them."""
-    named = {str(section[CONFIG_PATH]).rstrip("/") for section in sections if section.get(CONFIG_PATH)}
     if plan.directory is None:
         return None
+    found = (config_toml.find(effective, path) for path in dict.fromkeys(SECTIONS.values()))
+    sections = [section for section in found if isinstance(section, dict)]
+    named = {str(section[CONFIG_PATH]).rstrip("/") for section in sections if section.get(CONFIG_PATH)}
     if named != {plan.directory}:
         return f"its effective config_path is not {plan.directory}"
-    if any(section.get(key) for section in sections for key in LEGACY_KEYS if key == "mirrors"):
+    if any(section.get("mirrors") for section in sections):
         return "mirrors stand beside config_path"
     return None
-
-
-def _section(effective: Mapping[str, Any], path: tuple[str, ...]) -> Mapping[str, Any]:
-    found: Any = effective
-    for name in path:
-        found = found.get(name) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}

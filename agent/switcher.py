@@ -180,8 +180,7 @@ class Switcher:
 
     async def _known(self, goal: Goal, record: Record, sign: str | None) -> Switched | None:
         """Return the result if it is clear without asking anybody; raises AgentError."""
-        config = await threads.run("config.toml", self._files.read)
-        plan = await self._plan(goal, config, record.version)
+        config, plan = await self._planned(goal, record.version)
         if plan is None:
             return LEFT_ALONE
         is_settled = switching.is_settled(record, section=plan.section, changed_at=config.changed_at, sign=sign)
@@ -189,8 +188,7 @@ class Switcher:
 
     async def _without_systemd(self, goal: Goal, record: Record, notices: tuple[Notice, ...]) -> Switched:
         """Leave a node alone that is a folder; raises BusGone if its config.toml says that it is more."""
-        config = await threads.run("config.toml", self._files.read)
-        plan = await self._plan(goal, config, record.version)
+        config, plan = await self._planned(goal, record.version)
         if config.raw is not None and plan is not None and plan.is_changed:
             raise BusGone("containerd has to be restarted with another config.toml, but there is no system bus")
         message = "there is no system bus: config.toml is left alone, and what containerd reads is not known"
@@ -198,8 +196,7 @@ class Switcher:
 
     async def _scene(self, goal: Goal, service: Service, unit: Unit, record: Record, sign: str | None) -> _Scene | None:
         """Return what is to be done, and with what; None for nothing."""
-        config = await threads.run("config.toml", self._files.read)
-        plan = await self._plan(goal, config, record.version)
+        config, plan = await self._planned(goal, record.version)
         return _Scene(service=service, unit=unit, plan=plan, config=config, record=record, sign=sign) if plan else None
 
     async def _on_node(self, scene: _Scene, leave: Leave) -> Switched:
@@ -285,9 +282,12 @@ class Switcher:
         if problem is not None:
             raise CandidateRefused(problem)
 
-    async def _plan(self, goal: Goal, config: ConfigFile, version: str | None) -> SwitchPlan | None:
-        def plan() -> SwitchPlan | None:
-            return self._make_plan(goal, config.raw, saved=self._files.read_saved(), version=version)
+    async def _planned(self, goal: Goal, version: str | None) -> tuple[ConfigFile, SwitchPlan | None]:
+        """Read config.toml, and what it has to become; raises AgentError."""
+
+        def plan() -> tuple[ConfigFile, SwitchPlan | None]:
+            config = self._files.read()
+            return config, self._make_plan(goal, config.raw, saved=self._files.read_saved(), version=version)
 
         return await threads.run("plan", plan)
 

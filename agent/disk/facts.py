@@ -156,6 +156,7 @@ class NodeFacts:
         return lines[0].strip() if lines else None
 
     def _version(self) -> str | None:
+        if self._known.runtime_version:
+            return self._known.runtime_version
         record = _last_switch(self._settings)
-        asked = record.version if record else None
-        return self._known.runtime_version or asked or self._found or self._read(CONTAINERD_FILE)
+        return (record and record.version) or self._found or self._read(CONTAINERD_FILE)
