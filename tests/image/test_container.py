@@ -15,6 +15,7 @@ from tests.node.node import Node
 from tests.node.starts import restart
 from tests.node.waiting import until
 from tests.support import configs
+from tests.support.foreign import SOMEBODY, configured, shape
 
 pytestmark = pytest.mark.timeout(90, func_only=True)
 
@@ -24,9 +25,6 @@ SETTINGS = {
     "REGISTRY_AGENT_ABSENT_SETTLE_S": "0.2",
 }
 MANAGING = {**SETTINGS, "REGISTRY_AGENT_CONTAINERD": "manage"}
-
-SOMEBODY = 1234
-"""Whose files they are when they came with `tar` or `rsync -a`."""
 
 STOP_S = 2.0
 POINTS_AT_US = 'config_path = "/etc/containerd/registry.d"'
@@ -43,25 +41,7 @@ def desired(node: Node) -> Path:
 @pytest.fixture
 def foreign(node: Node) -> Path:
     """Return the directory of a registry that somebody has configured."""
-    directory = node.root / "etc/containerd/registry.d/r0.test"
-    directory.mkdir(parents=True)
-    for name, mode in (("hosts.toml", 0o640), ("client.key", 0o600)):
-        (directory / name).write_text(f"[host] # {name}\n")
-        os.chown(directory / name, SOMEBODY, SOMEBODY)
-        (directory / name).chmod(mode)
-    os.chown(directory, SOMEBODY, SOMEBODY)
-    directory.chmod(0o2750)
-    return directory
-
-
-def shape(directory: Path) -> dict[str, tuple[int, int, str, bytes]]:
-    """Return owner, group, mode and content of a directory and what is in it."""
-    found = {}
-    for path in (directory, *sorted(directory.iterdir())):
-        status = path.stat()
-        content = path.read_bytes() if path.is_file() else b""
-        found[path.name] = (status.st_uid, status.st_gid, oct(stat.S_IMODE(status.st_mode)), content)
-    return found
+    return configured(node.root)
 
 
 def ctr(node: Node, image: str, *command: str) -> str:

@@ -7,7 +7,6 @@ import asyncio
 import os
 import shlex
 import socket
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,15 +18,13 @@ import yaml
 
 from tests.support import configs, systemd_double
 from tests.support.agents import REPOSITORY, Agent, environment
+from tests.support.foreign import configured, shape
 from tests.support.waiting import until
 
 DAEMONSET = yaml.safe_load((REPOSITORY / "packaging/kubernetes/base/daemonset.yaml").read_text())
 POD: dict[str, Any] = DAEMONSET["spec"]["template"]["spec"]
 CONTAINER: dict[str, Any] = POD["containers"][0]
 CAPABILITIES = tuple(CONTAINER["securityContext"]["capabilities"]["add"])
-
-#: Somebody who has put files on the node with their own owner, as `tar` and `rsync -a` do.
-SOMEBODY = 1234
 
 
 class Pod(Agent):
@@ -85,25 +82,8 @@ def stop(pod: Pod) -> None:
 def node(tmp_path: Path) -> Path:
     """Return a node on which somebody has configured r0.test in a directory of their own."""
     root = tmp_path / "node"
-    directory = root / "etc/containerd/registry.d/r0.test"
-    directory.mkdir(parents=True)
-    for name, mode in (("hosts.toml", 0o640), ("client.key", 0o600)):
-        (directory / name).write_text(f"[host] # {name}\n")
-        os.chown(directory / name, SOMEBODY, SOMEBODY)
-        (directory / name).chmod(mode)
-    os.chown(directory, SOMEBODY, SOMEBODY)
-    directory.chmod(0o2750)
+    configured(root)
     return root
-
-
-def shape(directory: Path) -> dict[str, tuple[int, int, str, str]]:
-    """Return owner, group, mode and content of a directory and what is in it."""
-    found = {}
-    for path in (directory, *sorted(directory.iterdir())):
-        status = path.stat()
-        content = path.read_text() if path.is_file() else ""
-        found[path.name] = (status.st_uid, status.st_gid, oct(stat.S_IMODE(status.st_mode)), content)
-    return found
 
 
 def take_over_and_give_back(pod: Pod) -> str:
