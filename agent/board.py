@@ -1,4 +1,4 @@
-"""The latest report and the heartbeat of the loop, for the health endpoint."""
+"""The latest report and the heartbeat of the loop, for the health endpoint and the watchdog."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ class Posted:
 
 
 class Board:
-    """Written by the reconcile loop, read by the health endpoint; both on the event loop."""
+    """Written by the reconcile loop, read by the health endpoint and the watchdog; all on the event loop."""
 
     def __init__(self, *, pass_timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         """`pass_timeout_s` is how long a pass may run before the loop counts as hung."""
         self._timeout_s = pass_timeout_s
         self._clock = clock
         self._started: float | None = None
+        self._next_at = clock()
         self.posted: Posted | None = None
 
     def begin_pass(self) -> None:
@@ -38,6 +39,7 @@ class Board:
     def post(self, posted: Posted) -> None:
         """Note that a pass has ended, and publish its report."""
         self._started = None
+        self._next_at = self._clock() + posted.next_in_s
         self.posted = posted
 
     @property
@@ -47,3 +49,9 @@ class Board:
             return None
         running_s = self._clock() - self._started
         return running_s if running_s > self._timeout_s else None
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether the loop keeps its word: a pass ends in time, and the next one begins when it was to."""
+        since = self._next_at if self._started is None else self._started
+        return self._clock() - since <= self._timeout_s

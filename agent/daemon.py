@@ -36,6 +36,7 @@ from agent.kube.cluster import Cluster
 from agent.kube.credentials import InCluster, KubeconfigFile
 from agent.log import ReportLog
 from agent.metrics import Metrics
+from agent.notify import Notifier
 from agent.outcome import Mode, Outcome, Standing
 from agent.policy import Pace
 from agent.reconcile import Reconciler
@@ -71,9 +72,11 @@ async def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; raises AlreadyRunning, ListenFailed or another AgentError at start."""
     stop = asyncio.Event()
     wakeup = Wakeup()
+    notifier = Notifier(os.environ)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, stop, wakeup)
+        loop.add_signal_handler(number, _stop, stop, wakeup, notifier)
+    loop.add_signal_handler(signal.SIGHUP, wakeup.set, "reload")
     threading.excepthook = _log_thread_failure
     locked = (settings.run_dir, settings.state_dir) if settings.mode is Mode.MANAGE else (settings.run_dir,)
     with exclusive(settings.root, locked):
@@ -81,6 +84,7 @@ async def run(settings: Settings) -> None:
         metrics = Metrics()
         legacy = make_legacy_reader(settings)
         async with (
+            notifier.watched(lambda: board.is_alive),
             joined(settings, wakeup.set, metrics.count_request) as side,
             serving(make_app(board, metrics, side.facts), settings),
             _watching(_make_watcher(settings, legacy, wakeup, side)) as watcher,
@@ -91,7 +95,7 @@ async def run(settings: Settings) -> None:
                 watcher=watcher,
                 board=board,
                 metrics=metrics,
-                publish=side.publish,
+                publish=_each(side.publish, notifier.report),
             )
             source = describe_source(settings)
             logger.info(_STARTED, __version__, settings.mode.value, settings.root, source)
@@ -430,13 +434,22 @@ class Loop:
         return self._pace.after_success(random=random.random())  # noqa: S311 -- spreads load, guards nothing
 
 
+def _each(*sinks: Callable[[Report], None]) -> Callable[[Report], None]:
+    def publish(report: Report) -> None:
+        for sink in sinks:
+            sink(report)
+
+    return publish
+
+
 def _log_thread_failure(failure: threading.ExceptHookArgs) -> None:
     """Say in one line that a watcher thread failed: it costs events, which the resync makes up for."""
     name = failure.thread.name if failure.thread else "?"
     logger.warning("thread %s failed (%s): changes of files may be seen late", name, failure.exc_type.__name__)
 
 
-def _stop(stop: asyncio.Event, wakeup: Wakeup) -> None:
+def _stop(stop: asyncio.Event, wakeup: Wakeup, notifier: Notifier) -> None:
+    notifier.stopping()
     stop.set()
     wakeup.set("stop")
 
