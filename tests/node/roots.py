@@ -5,16 +5,17 @@ import os
 import re
 import shutil
 import subprocess
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 CACHE = Path(os.environ.get("REGISTRY_AGENT_NODE_CACHE", "/var/cache/registry-agent-tests"))
-PACKAGES = "systemd,systemd-sysv,dbus,ca-certificates,containerd,runc"
+PACKAGES = "systemd,systemd-sysv,dbus,ca-certificates,containerd,runc,python3"
 TOOLS = (
     *("dbus-daemon", "debootstrap", "docker-registry", "htpasswd"),
-    *("kubectl", "nsenter", "skopeo", "systemd-nspawn"),
+    *("kubectl", "lintian", "nsenter", "skopeo", "strip", "systemd-nspawn"),
 )
 
 
@@ -57,7 +58,7 @@ def require_machine() -> None:
 
 def pristine(suite: Suite) -> Root:
     """Return the suite's root, building it first if the cache does not hold it yet."""
-    path = CACHE / suite.name
+    path = CACHE / f"{suite.name}-{zlib.crc32(PACKAGES.encode()):08x}"
     with _locked():
         if not path.is_dir():
             _build(suite.name, path)
