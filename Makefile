@@ -4,8 +4,8 @@ BIN := $(VENV)/bin
 PYTEST_FLAGS ?=
 TESTS := tests --ignore=tests/node --ignore=tests/packaging --ignore=tests/image
 
-.PHONY: help demo test lint unit packaging-test node-test bench bench-quick test-lowest wheel-test image image-test docs \
-	format clean
+.PHONY: help demo test lint unit packaging-test node-test bench bench-quick test-lowest wheel-test image image-test deb \
+	docs format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -28,8 +28,10 @@ lint: $(VENV)/.ready ## formatting, lint, types, architecture
 unit: $(VENV)/.ready ## the tests of `make test`, with coverage
 	$(BIN)/python -m pytest $(TESTS) --cov --cov-report=term $(PYTEST_FLAGS)
 
-node-test: $(VENV)/.ready ## real containerd 1.6, 1.7 and 2.1 pulling from real registries; needs root
+node-test: $(VENV)/.ready ## real containerd 1.6, 1.7 and 2.1 pulling from real registries, the package on nodes; needs root
 	.ci/node-packages
+	rm -f dist/*.deb
+	$(MAKE) deb
 	@$(BIN)/python -c 'import grpc' 2>/dev/null || PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q -e '.[dev,node]'
 	$(BIN)/python -m pytest tests/node --forbid-skips $(PYTEST_FLAGS)
 
@@ -65,6 +67,9 @@ image-test: $(VENV)/.ready image ## the image in a real containerd, with the rig
 	.ci/node-packages
 	@$(BIN)/python -c 'import grpc' 2>/dev/null || PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q -e '.[dev,node]'
 	$(BIN)/python -m pytest tests/image --forbid-skips $(PYTEST_FLAGS)
+
+deb: $(VENV)/.ready ## build the Debian package for Debian 12 and newer into dist/; needs dpkg and binutils
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} PIP_CONSTRAINT=constraints.txt $(BIN)/python packaging/deb/build.py
 
 docs: $(VENV)/.ready ## write the generated parts of docs/
 	$(BIN)/python -m tests.docs.settings_reference > docs/settings.md
