@@ -6,6 +6,7 @@ import logging
 
 from agent.board import Posted
 from agent.report import UNKNOWN_VERSION, Report
+from agent.switching import SETTLING
 
 logger = logging.getLogger("agent")
 
@@ -32,7 +33,7 @@ class ReportLog:
         for error in errors:
             logger.log(logging.DEBUG if error in self._errors else logging.ERROR, "%s", error)
         verdict = (report.verdict.reason, report.applied_version)
-        if verdict != self._verdict:
+        if verdict != self._verdict and not _is_said(report):
             logger.info("%s", _state(report))
         self._warnings = frozenset(notice.message for notice in report.warnings)
         self._errors = errors
@@ -47,6 +48,12 @@ class ReportLog:
             more = len(report.changed) - MAX_PATHS_SHOWN
             what = "drift repaired" if report.is_drift else "registry.d changed"
             logger.info("%s: %s%s", what, shown, f" and {more} more" if more > 0 else "")
+
+
+def _is_said(report: Report) -> bool:
+    """Tell whether the verdict is no more than an error that has its line, or a wait of moments."""
+    is_error = report.applied_version == UNKNOWN_VERSION and report.verdict.reason in {e.reason for e in report.errors}
+    return is_error or report.verdict.reason == SETTLING
 
 
 def _state(report: Report) -> str:

@@ -27,7 +27,7 @@ from agent.permission import Permission
 from agent.restarter import Restarter
 from agent.switch_plan import SwitchPlan, dump_problem
 from agent.switch_ports import Approval, Files, Leave, MakePlan, Runtime, Service, Systemd, Terms, Wait
-from agent.switching import LEFT_ALONE, ConfigFile, Goal, Loaded, Record, State, Switched
+from agent.switching import LEFT_ALONE, SETTLING, ConfigFile, Goal, Loaded, Record, State, Switched
 from agent.unit import Unit
 
 #: The legacy files must have been gone for this long before containerd is touched: editors take a file
@@ -265,7 +265,7 @@ class Switcher:
         waited_s = self._monotonic() - self._clear_since
         if waited_s < CLEAR_SETTLE_S:
             message = "the legacy files are looked at once more before containerd is touched"
-            raise Wait("LegacySettling", message, CLEAR_SETTLE_S - waited_s)
+            raise Wait(SETTLING, message, CLEAR_SETTLE_S - waited_s)
 
     async def _check(self, scene: _Scene) -> None:
         """Let containerd itself read the candidate; raises CandidateRefused."""

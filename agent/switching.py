@@ -69,6 +69,9 @@ class Switched:
         return self.state in {State.LEFT_ALONE, State.IN_ORDER, State.RESTARTED}
 
 
+#: The wait of moments in every switch; nobody has to hear of it.
+SETTLING = "LegacySettling"
+
 #: What a restart may have to wait for longer than moments.
 LONG_WAITS = frozenset({"RestartBudget", "RestartHeld", "WaitingForApproval"})
 

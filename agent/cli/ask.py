@@ -70,7 +70,7 @@ def table(found: dict[str, Any]) -> str:
         ]
         rows += [("managed by", other["message"]) for other in found["managers"]]
         rows += [("containerd", _containerd(found["containerd"]))]
-        rows += _cluster(found.get("cluster"))
+        rows += _cluster(found.get("cluster"), found["message"])
         rows += [("last pass", _last_pass(found))]
     lines = [f"{name:<10} {text}" for name, text in rows]
     for host in found.get("hosts", ()):
@@ -90,8 +90,8 @@ def _containerd(found: dict[str, Any]) -> str:
     return f"{name}: {found['message'] or _STATES[found['state']]}{detail}"
 
 
-def _cluster(found: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """Say what of the cluster side is not as it should be, and nothing when all is well."""
+def _cluster(found: dict[str, Any] | None, said: str) -> list[tuple[str, str]]:
+    """Say what of the cluster side is not as it should be, and nothing when all is well; nor what is said already."""
     if not found:
         return []
     waits_s = found["change_waits_s"]
@@ -100,7 +100,7 @@ def _cluster(found: dict[str, Any] | None) -> list[tuple[str, str]]:
         f"the Secret cannot be followed: {found['api_error']}" if found["api_error"] else None,
         f"a change of the Secret is adopted in {waits_s:.0f} s" if waits_s is not None else None,
     ]
-    return [("cluster", text) for text in texts if text]
+    return [("cluster", text.removesuffix(f": {said}")) for text in texts if text]
 
 
 def _last_pass(found: dict[str, Any]) -> str:

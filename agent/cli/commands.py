@@ -11,7 +11,7 @@ import platform
 import sys
 from collections.abc import Callable
 
-from agent import __version__
+from agent import __version__, stderr
 from agent.errors import AgentError, AgentUnreachable, AlreadyRunning, SettingsInvalid, SourceUnreadable
 from agent.outcome import Mode, Outcome
 from agent.report import make_report
@@ -36,8 +36,9 @@ def run(settings: Settings, _: argparse.Namespace) -> int:
     """Run the daemon."""
     from agent import daemon  # noqa: PLC0415 -- loads aiohttp, Jinja2 and watchdog: only where needed
 
-    # journald and kubelet stamp each line with the time; the level in front is what is missing.
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(stderr.formatter(os.environ))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
     logging.getLogger("watchdog").setLevel(logging.WARNING)  # it logs every event at debug
     asyncio.run(daemon.run(settings))
     return OK

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agent import __version__
+from agent import __version__, stderr
 from agent.cli import commands
 from agent.errors import AgentError
 from agent.settings import Option, Settings, load, options
@@ -42,9 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = namespace.command(settings, namespace)
         sys.stdout.flush()
     except AgentError as err:
-        print(f"registry-agent: error: {err.message}", file=sys.stderr)
-        if err.remedy:
-            print(f"registry-agent: hint: {err.remedy}", file=sys.stderr)
+        print(stderr.complaint(err, os.environ), file=sys.stderr)
         return commands.exit_code(err)
     except BrokenPipeError:  # | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from agent.errors import AgentError, ApiFailed
+from agent.errors import AgentError, ApiFailed, CredentialsUnusable
 from agent.kube.client import Listing, Object
 from agent.kube.resources import Resource
 from agent.policy import Backoff
@@ -236,7 +236,9 @@ class ObjectWatch(Generic[_T]):
         """Say the first of several failures, and what has never worked louder; not the same all the time."""
         level = logging.INFO if self.is_known else logging.WARNING
         is_due = self._now() - self._logged_at > LOG_INTERVAL_S
-        if self.error is not None or not is_due:
+        # What every watch lacks, and nothing works without, is in the report.
+        is_reported = isinstance(err, CredentialsUnusable) and not self.is_known
+        if self.error is not None or not is_due or is_reported:
             level = logging.DEBUG
         else:
             self._logged, self._logged_at = str(err), self._now()
