@@ -37,7 +37,7 @@ from agent.kube.credentials import InCluster, KubeconfigFile
 from agent.log import ReportLog
 from agent.metrics import Metrics
 from agent.notify import Notifier
-from agent.outcome import Mode, Outcome, Standing
+from agent.outcome import Mode, Outcome, Standing, Written
 from agent.policy import Pace
 from agent.reconcile import Reconciler
 from agent.render import Renderer
@@ -81,7 +81,7 @@ async def run(settings: Settings) -> None:
     locked = (settings.run_dir, settings.state_dir) if settings.mode is Mode.MANAGE else (settings.run_dir,)
     with exclusive(settings.root, locked):
         board = Board(pass_timeout_s=settings.pass_timeout_s)
-        metrics = Metrics()
+        metrics, log = Metrics(), ReportLog()
         legacy = make_legacy_reader(settings)
         async with (
             notifier.watched(lambda: board.is_alive),
@@ -91,10 +91,13 @@ async def run(settings: Settings) -> None:
         ):
             agent = Loop(
                 settings,
-                reconciler=build_reconciler(settings, side, legacy, stop.is_set),
+                reconciler=build_reconciler(
+                    settings, side, legacy, should_stop=stop.is_set, on_written=log.write_effects
+                ),
                 watcher=watcher,
                 board=board,
                 metrics=metrics,
+                log=log,
                 publish=_each(side.publish, notifier.report),
             )
             source = describe_source(settings)
@@ -162,7 +165,12 @@ def describe_source(settings: Settings) -> str:
 
 
 def build_reconciler(
-    settings: Settings, side: Side, legacy: LegacyReader, should_stop: Callable[[], bool] = lambda: False
+    settings: Settings,
+    side: Side,
+    legacy: LegacyReader,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_written: Callable[[Written], None] = lambda _: None,
 ) -> Reconciler:
     """Join the adapters to the reconciler, for the daemon and for `registry-agent diff`."""
     runtime = make_runtime(settings)
@@ -178,6 +186,7 @@ def build_reconciler(
         mode=settings.mode,
         settle_s=settings.absent_settle_s,
         should_stop=should_stop,
+        on_written=on_written,
     )
 
 
@@ -337,6 +346,7 @@ class Loop:
         watcher: FileWatcher,
         board: Board,
         metrics: Metrics,
+        log: ReportLog,
         publish: Callable[[Report], None],
     ) -> None:
         """Everything that happens between two passes is decided here."""
@@ -345,7 +355,7 @@ class Loop:
         self._board = board
         self._metrics = metrics
         self._publish = publish
-        self._log = ReportLog()
+        self._log = log
         self._pace = Pace(
             resync_s=settings.resync_interval_s, retry_min_s=settings.retry_min_s, retry_max_s=settings.retry_max_s
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from agent.board import Posted
+from agent.outcome import Written
 from agent.report import UNKNOWN_VERSION, Report
 from agent.switching import SETTLING
 
@@ -15,7 +16,7 @@ MAX_PATHS_SHOWN = 5
 
 
 class ReportLog:
-    """Writes what is new against the report before."""
+    """Writes what a pass does, and what is new against the report before."""
 
     def __init__(self) -> None:
         """Start with nothing said."""
@@ -23,10 +24,18 @@ class ReportLog:
         self._warnings: frozenset[str] = frozenset()
         self._verdict: tuple[str, str] | None = None
 
+    def write_effects(self, written: Written) -> None:
+        """Log what a pass has changed in registry.d, before what comes of it."""
+        for host in written.taken_over:
+            logger.warning("took over registry.d/%s, which somebody else had written; its content is saved", host)
+        shown = ", ".join(written.paths[:MAX_PATHS_SHOWN])
+        more = len(written.paths) - MAX_PATHS_SHOWN
+        what = "drift repaired" if written.is_drift else "registry.d changed"
+        logger.info("%s: %s%s", what, shown, f" and {more} more" if more > 0 else "")
+
     def write(self, posted: Posted) -> None:
-        """Log changes at INFO, new failures at ERROR, an unchanged pass at DEBUG."""
+        """Log a changed state at INFO, new failures at ERROR, an unchanged pass at DEBUG."""
         report = posted.report
-        self._write_effects(report)
         for message in sorted({notice.message for notice in report.warnings} - self._warnings):
             logger.warning("%s", message)
         errors = tuple(f"{error.reason}: {error}" for error in report.errors)
@@ -39,15 +48,6 @@ class ReportLog:
         self._errors = errors
         self._verdict = verdict
         logger.debug("pass %d (%s) took %.1f ms", posted.number, posted.trigger, posted.duration_s * 1000)
-
-    def _write_effects(self, report: Report) -> None:
-        for host in report.taken_over if report.changed else ():
-            logger.warning("took over registry.d/%s, which somebody else had written; its content is saved", host)
-        if report.changed:
-            shown = ", ".join(report.changed[:MAX_PATHS_SHOWN])
-            more = len(report.changed) - MAX_PATHS_SHOWN
-            what = "drift repaired" if report.is_drift else "registry.d changed"
-            logger.info("%s: %s%s", what, shown, f" and {more} more" if more > 0 else "")
 
 
 def _is_said(report: Report) -> bool:

@@ -51,6 +51,15 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What a pass has changed in registry.d, as ``host/name``."""
+
+    paths: tuple[str, ...]
+    taken_over: tuple[str, ...]
+    is_drift: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The result of a pass. `plan` is what was applied, or what would be in mode observe."""
 

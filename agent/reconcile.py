@@ -33,7 +33,7 @@ from agent.hosts_toml import Target
 from agent.legacy import Legacy
 from agent.managers import Manager, Presence
 from agent.model import DesiredConfig, Notice
-from agent.outcome import Mode, Outcome, Standing, Step, StepResult
+from agent.outcome import Mode, Outcome, Standing, Step, StepResult, Written
 from agent.parse.document import parse
 from agent.plan import Observation, Plan, make_plan
 from agent.render import Renderer
@@ -252,10 +252,11 @@ class Reconciler:
         mode: Mode,
         settle_s: float,
         should_stop: Callable[[], bool],
+        on_written: Callable[[Written], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`settle_s` is the time between the two readings that confirm a deletion."""
+        """`settle_s` is between the two readings that confirm a deletion; `on_written` hears before containerd does."""
         self._source = source
         self._disk = disk
         self._legacy = legacy
@@ -265,6 +266,7 @@ class Reconciler:
         self._mode = mode
         self._settle_s = settle_s
         self._should_stop = should_stop
+        self._on_written = on_written
         self._clock = clock
         self._wall_clock = wall_clock
         self._is_confirming = False
@@ -293,6 +295,7 @@ class Reconciler:
             switched = finished or await self._switch(Goal.LEGACY, desired, detected, trace)
         if switched.is_settled or not is_release:
             found = await threads.run("settle", lambda: self._settle(desired, detected, trace))
+            self._tell(found)
         else:
             found = _Found(desired=desired, detected=detected, planned=_Planned(), done=None, errors=desired.errors)
         is_compared = self._is_observing(detected) and found.done is not None
@@ -323,6 +326,16 @@ class Reconciler:
             errors = (*errors, err)
         return _Found(desired=desired, detected=detected, planned=planned, done=done, errors=errors)
 
+    def _tell(self, found: _Found) -> None:
+        plan = found.planned.plan
+        if found.is_in_place and plan.changed_paths:
+            is_drift = self._is_drift(found)
+            self._on_written(Written(paths=plan.changed_paths, taken_over=plan.taken_over, is_drift=is_drift))
+
+    def _is_drift(self, found: _Found) -> bool:
+        is_changed = found.done is not None and found.done.result is StepResult.CHANGED
+        return is_changed and found.desired.tree == self._in_place
+
     async def _finish(self, goal: Goal | None, detected: _Detected, trace: _Trace) -> Switched | None:
         """Step "containerd", first: what was under way when an agent was stopped, whatever else this pass finds.
 
@@ -351,8 +364,7 @@ class Reconciler:
         errors = (*found.errors, *switched.errors)
         looks = (desired.confirm_in_s, switched.retry_in_s, self._presence.look_in_s)
         waits = [wait_s for wait_s in looks if wait_s is not None]
-        is_changed = done is not None and done.result is StepResult.CHANGED
-        is_drift = is_changed and desired.tree == self._in_place
+        is_drift = self._is_drift(found)
         self._in_place = desired.tree if is_in_place else self._in_place
         is_configured = desired.tree is not None and desired.standing is not Standing.NOT_CONFIGURED
         return Outcome(

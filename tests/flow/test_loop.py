@@ -9,6 +9,7 @@ from agent.board import Board, Posted
 from agent.daemon import Loop
 from agent.desired import Reading
 from agent.drift import FileWatcher
+from agent.log import ReportLog
 from agent.metrics import Metrics
 from agent.outcome import Standing
 from agent.report import as_json
@@ -37,6 +38,7 @@ async def _published(passes: Passes) -> tuple[Posted, float]:
         watcher=FileWatcher(tuple, lambda: None),
         board=board,
         metrics=Metrics(),
+        log=ReportLog(),
         publish=lambda _report: None,
     )
     next_in_s = await loop.run_pass("test")
