@@ -9,22 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from agent import protobuf
 from tests.node import pods
 from tests.node.cri import field
+from tests.node.daemon import REPOSITORY
 from tests.node.node import Node
 from tests.node.waiting import until
 
-CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID")
+_POD = yaml.safe_load((REPOSITORY / "packaging/kubernetes/base/daemonset.yaml").read_text())["spec"]["template"]["spec"]
+_CONTAINER = _POD["containers"][0]
+
+CAPABILITIES: tuple[str, ...] = tuple(_CONTAINER["securityContext"]["capabilities"]["add"])
 """Each is needed: packaging/image/README.md says for what, and test_container.py tries without."""
 
-MOUNTS = {
-    "/etc/containerd": True,
-    "/etc/registry-agent": False,
-    "/run/containerd": False,
-    "/run/dbus": False,
-    "/run/registry-agent": True,
-    "/var/lib/registry-agent": True,
+_READ_ONLY = {mount["name"]: mount.get("readOnly", False) for mount in _CONTAINER["volumeMounts"]}
+MOUNTS = {volume["hostPath"]["path"]: not _READ_ONLY[volume["name"]] for volume in _POD["volumes"]} | {
+    "/etc/registry-agent": False  # here the desired config is a file, which needs no cluster
 }
 """The node's directories below /host, and which of them are writable."""
 
