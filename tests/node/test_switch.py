@@ -1,5 +1,6 @@
 """config.toml is switched to registry.d and back, with the fewest restarts, on real nodes."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.node.desired import document, host, mirror
 from tests.node.images import Image
 from tests.node.node import CONFIG_TOML, Node
 from tests.node.registry import Registry
-from tests.node.starts import Absence, Starts, answers, restart, run_with, trapped
+from tests.node.starts import Absence, Starts, answers, drop_in, restart, run_with, trapped
 from tests.node.waiting import until
 
 pytestmark = [pytest.mark.timeout(90, func_only=True), pytest.mark.usefixtures("config_toml")]
@@ -176,6 +177,23 @@ def _pull(cri: Cri, image: Image, registry: Registry) -> None:
     cri.pull(reference)
     assert registry.served(image)
     cri.remove(reference)
+
+
+def test_an_agent_that_is_stopped_in_the_middle_of_a_restart_sees_it_through(
+    node: Node, agent: Daemon, starts: Starts, config_toml: Path, mirror_a: Registry
+) -> None:
+    """Its successor may not come up where containerd is not well. This is why the DaemonSet has no preStop hook."""
+    run_with(node, starts, LEGACY_TOML)
+    agent.publish(document({"registry.test": host(mirror(mirror_a))}).text)
+    with drop_in(node, "x-slow", "ExecStartPre=/bin/sleep 3"):
+        agent.start()
+        until(lambda: len(starts) == 1, what="the restart")
+        agent.stop()
+    record = json.loads((node.root / "var/lib/registry-agent/containerd/record.json").read_text())
+    assert record["under_way"] is None
+    assert answers(node)
+    assert len(starts) == 1
+    assert "config_path" in config_toml.read_text()
 
 
 def test_a_node_is_taken_back_by_hand(
