@@ -10,14 +10,17 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from agent.settings import Settings
 from tests.packaging import api_lists
 from tests.packaging.manifests import (
     KUBERNETES,
     NAMESPACES,
     OVERLAYS,
     Manifest,
+    built,
     container,
     monitored,
+    of_kind,
     one,
     overlay,
     pod,
@@ -97,6 +100,34 @@ def test_everything_is_in_its_namespace(manifests: tuple[Manifest, ...]) -> None
     assert {home} == set(re.findall(r"system:serviceaccount:([-a-z0-9]+):registry-agent", text))
 
 
+def test_deleting_them_takes_no_secret_away(manifests: tuple[Manifest, ...]) -> None:
+    """With its namespace the Secret would go, and agents that still run would release their nodes."""
+    assert {"Namespace", "Secret"}.isdisjoint(each["kind"] for each in manifests)
+
+
+def test_the_namespace_admits_what_is_in_it() -> None:
+    """Pods with the node's network and directories; it is applied by itself, for the overlay that has its name."""
+    (namespace,) = yaml.safe_load_all((KUBERNETES / "namespace.yaml").read_text())
+    kubernetes_validate.validate(namespace, VERSIONS[0], strict=True)
+    assert NAMESPACES["vanilla"] == namespace["metadata"]["name"]
+    assert {"pod-security.kubernetes.io/enforce": "privileged"} == namespace["metadata"]["labels"]
+
+
+def test_units_get_what_pods_get_and_leases_by_name() -> None:
+    """Kubelet's account has the rest."""
+    manifests = tuple(yaml.safe_load_all(built(KUBERNETES / "unit")))
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, VERSIONS[0], strict=True)
+    assert one(manifests, "Role", "registry-agent-unit")["rules"] == one(overlay("vanilla"), "Role")["rules"]
+    named, create = one(manifests, "Role", "registry-agent-unit-leases")["rules"]
+    (of_pods,) = one(overlay("vanilla"), "Role", "registry-agent-leases")["rules"]
+    assert {*of_pods["verbs"]} == {*named["verbs"], *create["verbs"]}
+    slots = [f"registry-agent-restart-{slot}" for slot in range(Settings().restart_slots)]
+    assert (slots, ["create"]) == (named["resourceNames"], create["verbs"])
+    groups = [binding["subjects"] for binding in of_kind(manifests, "RoleBinding")]
+    assert [[{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes"}]] * 2 == groups
+
+
 def test_the_agent_sees_these_directories_of_the_node_and_no_more(manifests: tuple[Manifest, ...]) -> None:
     """Directories, each below the root that the agent is told, read-only where it only reads."""
     expected = MOUNTS | (DECKHOUSE_MOUNTS if "d8-" in str(manifests) else {})
@@ -123,6 +154,12 @@ def test_the_pod_has_no_rights_but_those_that_it_needs(manifests: tuple[Manifest
     assert {"type": "RuntimeDefault"} == spec["securityContext"]["seccompProfile"]
     assert True is spec["automountServiceAccountToken"]
     assert False is one(manifests, "ServiceAccount")["automountServiceAccountToken"]
+
+
+def test_kubelet_lets_the_agent_see_a_restart_through(manifests: tuple[Manifest, ...]) -> None:
+    """By its patience after SIGTERM: a restart and its way back may each take restart_timeout_s."""
+    assert "lifecycle" not in container(manifests)
+    assert pod(manifests)["terminationGracePeriodSeconds"] > 2 * Settings().restart_timeout_s + 10
 
 
 def test_the_pod_runs_on_every_node_and_before_everything_else(manifests: tuple[Manifest, ...]) -> None:
