@@ -5,7 +5,7 @@ PYTEST_FLAGS ?=
 TESTS := tests --ignore=tests/node --ignore=tests/packaging --ignore=tests/image
 
 .PHONY: help demo test lint unit packaging-test node-test bench bench-quick test-lowest wheel-test image image-test deb \
-	docs format clean
+	docs session format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -73,6 +73,9 @@ deb: $(VENV)/.ready ## build the Debian package for Debian 12 and newer into dis
 
 docs: $(VENV)/.ready ## write the generated parts of docs/
 	$(BIN)/python -m tests.docs.settings_reference > docs/settings.md
+
+session: $(VENV)/.ready ## write docs/session.md anew from a real session on a node; needs root, and `make deb` before
+	$(BIN)/python -m tests.node.session
 
 format: $(VENV)/.ready ## format the code
 	$(BIN)/ruff format --quiet .

@@ -60,7 +60,8 @@ def _say(report: Report, outcome: Outcome, said: str) -> str:
     """Print what is new."""
     for path in report.changed:
         print(f"registry.d/{path} released")
-    if report.switched.message and report.switched.message != said:
+    # What is waited for is the verdict.
+    if report.switched.message not in {"", said, report.verdict.message}:
         print(report.switched.message)
     message = "released: the agent has nothing on this node" if is_released(outcome) else report.verdict.message
     if message != said:
