@@ -1,4 +1,4 @@
-"""docs/cluster.md is true: its reasons are the code's, and its roles are all that the agent needs."""
+"""docs/cluster.md is true: its reasons are the code's, and a unit's roles are all that the agent lacks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from tests.support.approvals import Rival
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/cluster.md").read_text()
-README = (ROOT / "README.md").read_text()
 NODE = "worker-1"
 NEVER_ON_THE_NODE = "-"
 WAITS = {"ContainerdNotRunning", "LegacySettling", "RestartBudget", "RestartHeld", "WaitingForApproval"}
@@ -119,14 +118,21 @@ def test_the_status_beside_a_reason_is_what_the_node_shows(reason: str) -> None:
 # The roles.
 
 
-def documented_rules() -> set[Rule]:
-    """Return the rules of the roles in the README."""
-    block = re.search(r"```yaml\n(apiVersion: rbac.*?)```", README, re.DOTALL)
-    assert block is not None
+#: What Kubernetes' own role system:node grants kubelet of what the agent asks for.
+KUBELETS = {
+    *(Rule(verb, "nodes") for verb in ("list", "watch")),
+    Rule("patch", "nodes/status"),
+    *(Rule(verb, "events") for verb in ("create", "patch")),
+}
+
+
+def packaged_rules(namespace: str) -> set[Rule]:
+    """Return what the roles for agents that are units grant."""
     return {
-        Rule(verb, resource, name, role["metadata"].get("namespace"))
-        for role in yaml.safe_load_all(block[1])
-        for rule in role["rules"]
+        Rule(verb, resource, name, namespace)
+        for file in ("secret.yaml", "leases.yaml")
+        for role in yaml.safe_load_all((ROOT / "packaging/kubernetes/unit" / file).read_text())
+        for rule in role.get("rules", ())
         for verb in rule["verbs"]
         for resource in rule["resources"]
         for name in rule.get("resourceNames", [None])
@@ -161,12 +167,12 @@ async def compete(double: ApiDouble, root: Path) -> None:
 
 
 @pytest.mark.timeout(40)
-async def test_the_roles_of_the_readme_are_enough_and_hold_nothing_else(tmp_path: Path) -> None:
+async def test_the_roles_of_units_are_enough_beside_kubelets_and_hold_nothing_else(tmp_path: Path) -> None:
     """Created, refused twice, deleted: nothing is forbidden on the way, and every rule is used."""
     async with ApiDouble(tls=True) as double:
-        rules = documented_rules()
+        rules = KUBELETS | packaged_rules("d8-system")
         double.rules = rules
-        double.tokens["t"] = "system:serviceaccount:d8-system:registry-agent"
+        double.tokens["t"] = f"system:node:{NODE}"
         double.cluster.add_node(NODE)
         (tmp_path / "etc/kubernetes").mkdir(parents=True)
         double.write_kubeconfig(tmp_path / "etc/kubernetes/kubelet.conf", token="t")
