@@ -172,6 +172,9 @@ class Restarter:
             if _is_overtaken(outcome) and self.start(outcome.unit).id == under_way.start:
                 await self._give_up(record, under_way)
                 raise Wait("ContainerdNotRunning", f"somebody has ended the restart of {service.name}", BUSY_RETRY_S)
+            if _is_overtaken(outcome) and not outcome.unit.is_active:
+                # A shutdown, whose stop of containerd waits until the agent has ended: the next one judges.
+                raise Wait("ContainerdNotRunning", f"somebody else stops or starts {service.name}", BUSY_RETRY_S)
             return await self._judge(service, counted, under_way, deadline, outcome)
 
     async def _give_up(self, record: Record, under_way: UnderWay) -> None:

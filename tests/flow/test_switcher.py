@@ -748,6 +748,21 @@ async def test_a_restart_that_was_surely_not_made_is_given_up(machine: Machine, 
     _is_switched(machine)
 
 
+async def test_a_restart_that_a_shutdown_overtakes_holds_nothing_up_and_is_judged_after_the_boot(
+    machine: Machine,
+) -> None:
+    """systemd stops containerd only when the agent has ended: to wait for containerd would be a deadlock."""
+    machine.outcomes = ["overtaken"]
+    life = Life(machine)
+    _is(await life.step(), State.WAITING, "ContainerdNotRunning")
+    assert CLEAR_SETTLE_S == machine.passed_s
+    assert not life.approval.is_held
+    machine.boot_id = "next boot"
+    machine.boot_containerd()
+    _is(await Life(machine).step(), State.RESTARTED)
+    _is_switched(machine)
+
+
 async def test_a_file_that_somebody_edits_meanwhile_is_not_overwritten(machine: Machine) -> None:
     """Between the check and the rename."""
 

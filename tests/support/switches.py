@@ -169,8 +169,8 @@ class ModelSystemd:
             if outcome != "done":
                 active_state = "failed" if outcome == "failed" else "activating"
                 machine.unit = replace(machine.unit, active_state=active_state, result="exit-code")
-        if outcome == "failed":
-            return Failed(unit=machine.unit, result="failed")
+        if outcome in {"failed", "overtaken"}:
+            return Failed(unit=machine.unit, result="failed" if outcome == "failed" else "canceled")
         return Unknown(unit=machine.unit) if outcome == "unknown" else Done(unit=machine.unit, was_reset=False)
 
     def _not_made(self, outcome: str) -> JobOutcome | None:
