@@ -149,6 +149,9 @@ class Switcher:
         if record.config is not None:
             self._files.locate(("", "--config", record.config))
         sign = await threads.run("containerd's socket", self._runtime.sign)
+        record = record.with_sight(sign, is_clear=self._clear_since is not None)
+        if leave is not Leave.OBSERVE:
+            await self._journal.keep(record)
         try:
             known = await self._known(goal, record, sign)
         except AgentError:  # of a version, or a path, that may be another by now
@@ -217,11 +220,14 @@ class Switcher:
         if plan.is_changed:
             loaded = record.loaded
             return loaded is not None and (loaded.start, loaded.section) == (start.id, plan.section)
+        is_in_doubt = plan.goal is Goal.REGISTRY_D and record.is_in_doubt(scene.sign)
         noted = switching.is_noted(record, start, section=plan.section, changed_at=changed_at)
-        if noted is not None:
+        if noted is not None and not is_in_doubt:
             return noted
         own_word = None if plan.directory is None else await self._runtime.loaded_directory()
-        return switching.is_older(start, changed_at=changed_at) if own_word is None else own_word == plan.directory
+        if own_word is not None:
+            return own_word == plan.directory
+        return not is_in_doubt and switching.is_older(start, changed_at=changed_at)
 
     async def _confirm(self, scene: _Scene) -> Switched:
         """Note that containerd runs with what is wanted, so that the next passes need not ask."""

@@ -23,6 +23,8 @@ MAX_IN_WINDOW = 3
 
 _FORMAT = 1
 
+IN_THE_WAY = ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFile:
@@ -146,6 +148,8 @@ class Record:
     restarts: tuple[float, ...] = ()
     failure: Failure | None = None
     under_way: UnderWay | None = None
+    #: IN_THE_WAY as long as there are legacy files, then the socket of a containerd that may have read them.
+    shadowed: str | None = None
     #: Where config.toml was, and who reads it, as seen last: for a pass that need not ask.
     config: str | None = None
     version: str | None = None
@@ -174,6 +178,7 @@ class Record:
             failure=Failure(**content["failure"]) if content["failure"] else None,
             config=content["config"],
             version=content["version"],
+            shadowed=content.get("shadowed"),  # a record of 0.1.0 has none
             under_way=UnderWay(
                 **{
                     **under_way,
@@ -189,6 +194,19 @@ class Record:
     def with_clock(self, now: float) -> Self:
         """Take restarts that are in the future for restarts of now: the clock went back."""
         return replace(self, restarts=tuple(min(at, now) for at in self.restarts))
+
+    def with_sight(self, sign: str | None, *, is_clear: bool) -> Self:
+        """Remember legacy files, and once they are gone, a containerd that may have read them."""
+        if not is_clear:
+            return replace(self, shadowed=IN_THE_WAY)
+        if self.shadowed != IN_THE_WAY or sign is None:
+            return self
+        is_known = self.loaded is not None and self.loaded.sign == sign
+        return replace(self, shadowed=None if is_known else sign)
+
+    def is_in_doubt(self, sign: str | None) -> bool:
+        """Tell whether a containerd may have read legacy files that are gone by now."""
+        return self.shadowed is not None and self.shadowed in {IN_THE_WAY, sign}
 
     def with_restart(self, at: float) -> Self:
         """Count a restart; only those that the budget looks at are kept."""

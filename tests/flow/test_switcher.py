@@ -19,6 +19,7 @@ from tests.support.switches import LEGACY, REGISTRY_D, Life, Machine, Trip, conf
 
 SECTION_3 = '[plugins."io.containerd.cri.v1.images".registry]'
 OURS_3 = f'version = 3\n{SECTION_3}\n  config_path = "{REGISTRY_D}"\n'.encode()
+OURS_2 = f'version = 2\n[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "{REGISTRY_D}"\n'.encode()
 OTHER = LEGACY + b"# another input\n"
 LOG = b"""\
 time="x" level=info msg="a"
@@ -490,6 +491,35 @@ async def test_legacy_files_block_until_they_have_been_gone_for_a_moment(machine
     assert (LEGACY, 0) == (machine.read(), machine.restarts)
     machine.passed_s += 1.5
     _is(await life.look(), State.RESTARTED)
+
+
+@pytest.mark.parametrize("goal", list(Goal))
+@pytest.mark.parametrize("version", ["1.7.24", "2.1.9"])
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_what_a_containerd_was_started_with_is_not_forgotten_with_the_legacy_files(
+    tmp_path: Path, version: str, goal: Goal, *, is_known: bool
+) -> None:
+    """config.toml is right all the time, and no later agent is led astray by that, whatever was wanted meanwhile."""
+    machine = Machine(tmp_path, config=OURS_2, version=version)
+    if is_known:
+        _is(await Life(machine).step(), State.IN_ORDER)
+        await Life(machine).step(goal, is_clear=False)
+    machine.boot_containerd()
+    machine.loaded = LEGACY
+    if not is_known:
+        await Life(machine).step(goal, is_clear=False)
+    assert 0 == machine.restarts
+    _is(await Life(machine).step(), State.RESTARTED)
+    _is_switched(machine)
+    _is(await Life(machine).step(), State.IN_ORDER)
+
+
+async def test_legacy_files_that_containerd_has_never_read_cost_no_restart(tmp_path: Path) -> None:
+    """They came after its start, and went before the next one."""
+    machine = Machine(tmp_path, config=OURS_2, version="2.1.9")
+    for is_clear in (True, False, True):
+        _is(await Life(machine).step(is_clear=is_clear), State.IN_ORDER)
+    assert 0 == machine.restarts
 
 
 async def test_observing_writes_nothing(machine: Machine) -> None:

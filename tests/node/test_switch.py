@@ -93,6 +93,39 @@ def test_a_legacy_drop_in_blocks_the_switch_until_it_is_gone(
     assert len(starts) == 1
 
 
+@pytest.mark.parametrize("is_known", [False, True])
+def test_what_containerd_has_loaded_from_a_drop_in_goes_with_it(
+    node: Node,
+    agent: Daemon,
+    starts: Starts,
+    config_toml: Path,
+    *,
+    cri: Cri,
+    mirror_a: Registry,
+    stocked: Callable[..., Image],
+    is_known: bool,
+) -> None:
+    """With mirrors in it, containerd 1 does not read registry.d, and 2.1 has no CRI, though config.toml is right."""
+    drop_in_file = node.root / "etc/containerd/conf.d/mirrors.toml"
+    drop_in_file.parent.mkdir()
+    run_with(node, starts, f"{IMPORTING_TOML}[{CRI[1:-1]}.registry]\n  {POINTS_AT_US}\n")
+    wanted = document({"registry.test": host(mirror(mirror_a))})
+    if is_known:
+        agent.apply(wanted)
+        _pull(cri, stocked(mirror_a), mirror_a)
+    drop_in_file.write_text(f'version = 2\n[{CRI[1:-1]}.registry.mirrors."legacy.test"]\n  endpoint = ["https://m"]\n')
+    restart(node)
+    starts.forget()
+    agent.publish(wanted.text)
+    agent.start()
+    until(lambda: agent.says("LegacyRegistryConfig"), what="the reason")
+    drop_in_file.unlink()
+    agent.apply(wanted)
+    _pull(cri, stocked(mirror_a), mirror_a)
+    assert len(starts) == 1
+    assert config_toml.exists()
+
+
 def test_a_config_with_which_cri_does_not_load_is_rolled_back_and_its_correction_is_tried(
     node: Node, agent: Daemon, starts: Starts, config_toml: Path, mirror_a: Registry
 ) -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from agent.switching import (
+    IN_THE_WAY,
     MAX_IN_WINDOW,
     MIN_SPACING_S,
     WINDOW_S,
@@ -58,6 +59,8 @@ RECORDS = [
     pytest.param(Record(failure=Failure(attempt="a", message='"quoted" \u20ac\n')), id="failure"),
     pytest.param(Record(under_way=UNDER_WAY), id="under-way"),
     pytest.param(Record(under_way=BACK, failure=Failure(attempt="b", message="m")), id="rolling-back"),
+    pytest.param(Record(shadowed="7:1"), id="shadowed"),
+    pytest.param(Record(shadowed=IN_THE_WAY), id="legacy-files"),
     pytest.param(Record(config="/etc/containerd/config.toml", version="1.7.24~ds1"), id="seen"),
 ]
 
