@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.node import images, registry, roots, tokens
+from tests.node import images, package, registry, roots, tokens
 from tests.node import starts as starts_of
 from tests.node.accounts import PULLER
 from tests.node.cri import Cri
 from tests.node.daemon import Daemon, new_on
 from tests.node.images import Image
 from tests.node.node import CONFIG_TOML, Node, booted
+from tests.node.package import Package
 from tests.node.registry import Registry
 from tests.node.starts import Starts, witnessed
 from tests.node.waiting import until
@@ -26,6 +27,7 @@ NAMES = (
     "elsewhere.test",
     "mirror-a.test",
     "mirror-b.test",
+    "mirror-c.test",
     "plain.test",
     "registry.d8-system.svc",
     "registry.test",
@@ -153,6 +155,42 @@ def agent(node: Node) -> Iterator[Daemon]:
     """Return an agent that has never run on this node."""
     with new_on(node) as daemon:
         yield daemon
+
+
+@pytest.fixture(scope="session")
+def deb() -> Path:
+    """Return the package that `make deb` has built."""
+    return package.built()
+
+
+@pytest.fixture(scope="session")
+def following(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the same package with a higher version."""
+    return package.following(deb, tmp_path_factory.mktemp("following"))
+
+
+@pytest.fixture(scope="module")
+def _purged(node: Node) -> Iterator[None]:
+    """Leave the node as if the package had never been there."""
+    yield
+    node.run("dpkg", "--purge", "registry-agent")
+    node.run("rm", "-rf", "/etc/registry-agent", "/var/lib/registry-agent")
+
+
+@pytest.fixture(name="package")
+def installed(node: Node, deb: Path, _purged: None) -> Iterator[Package]:
+    """Return the package, installed; afterwards the agent is stopped, and the node has none of its files."""
+    found = Package(node, deb)
+    found.drop_in("quick", package.QUICK)
+    if not found.is_installed():
+        found.install()
+    yield found
+    if found.is_installed():
+        node.run("systemctl", "stop", package.UNIT)
+    node.run("sh", "-c", f"rm -rf /{package.DROP_INS} && systemctl daemon-reload")
+    node.run("rm", "-rf", "/etc/containerd/registry.d", "/etc/registry-agent/desired.yaml", "/var/lib/registry-agent")
+    (node.root / "etc/containerd/config.toml").write_text(CONFIG_TOML)
+    starts_of.restart(node)
 
 
 @pytest.fixture(scope="session")

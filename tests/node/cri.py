@@ -9,10 +9,17 @@ from tests.node.accounts import Account
 
 DEADLINE_S = 60.0
 """Longer than any pull here should take, shorter than a test's own limit."""
+STARTING = "server is not initialized yet"
+"""What the CRI plugin answers while containerd starts, before it answers anything else."""
 
 
 class PullFailed(Exception):
     """containerd could not pull; the text is its own."""
+
+    def __init__(self, reference: str, error: grpc.RpcError) -> None:
+        """Say which image, and what containerd says."""
+        super().__init__(f"{reference}: {error.code().name}: {error.details()}")
+        self.is_containerd_away = error.code() is grpc.StatusCode.UNAVAILABLE or error.details() == STARTING
 
 
 class Cri:
@@ -21,7 +28,9 @@ class Cri:
     def __init__(self, socket: Path) -> None:
         """Prepare a channel; it connects at the first call."""
         # containerd refuses the escaped path that grpcio sends as authority of a unix socket.
-        options = [("grpc.default_authority", "localhost")]
+        options: list[tuple[str, str | int]] = [("grpc.default_authority", "localhost")]
+        # After a restart, be back as soon as containerd is.
+        options += [(f"grpc.{name}_reconnect_backoff_ms", 100) for name in ("initial", "min", "max")]
         self._channel = grpc.insecure_channel(f"unix:{socket}", options=options)
 
     def close(self) -> None:
@@ -42,7 +51,7 @@ class Cri:
         try:
             answer = self.call("ImageService/PullImage", request)
         except grpc.RpcError as error:
-            raise PullFailed(f"{reference}: {error.code().name}: {error.details()}") from error
+            raise PullFailed(reference, error) from error
         return dict(_fields(answer))[1].decode()
 
     def has(self, reference: str) -> bool:

@@ -2,18 +2,20 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from tests.node.cri import Cri
 from tests.node.roots import Root
 
 BOOT_S = 60.0
-STOP_S = 30.0
+STOP_S = 45.0
 
 CONFIG_TOML = """\
 version = 2
@@ -45,6 +47,11 @@ class Node:
         """The node's own view of its files, tmpfs and sockets included."""
         return Path(f"/proc/{self.leader}/root")
 
+    @property
+    def socket(self) -> Path:
+        """containerd's socket."""
+        return self.root / "run/containerd/containerd.sock"
+
     def run(self, *command: str) -> str:
         """Run a command inside the node and return what it prints."""
         enter = ["nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-p", "--"]
@@ -55,6 +62,42 @@ class Node:
 def booted(root: Root, folder: Path, *, name: str, names: Sequence[str], trusted: bytes) -> Iterator[Node]:
     """Boot a node which resolves `names` to this machine and trusts the CA `trusted`."""
     _lay_out(root, folder, names=names, trusted=trusted)
+    with _running(root, folder, name=name) as node:
+        yield node
+
+
+class Machine:
+    """A node that can be booted again: its disk stays as it is, but for /var/lib/containerd, which lies in memory."""
+
+    def __init__(self, root: Root, folder: Path, *, name: str, names: Sequence[str], trusted: bytes) -> None:
+        """Like `booted`; entering the context boots it."""
+        _lay_out(root, folder, names=names, trusted=trusted)
+        self._root, self._folder, self._name = root, folder, name
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._boot()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def reboot(self) -> None:
+        """Shut down in order and boot; `node` is another one then."""
+        self._stack.close()
+        self._boot()
+
+    def cut_power(self) -> None:
+        """End everything at once and boot; `node` is another one then."""
+        os.kill(self.node.leader, signal.SIGKILL)
+        self.reboot()
+
+    def _boot(self) -> None:
+        self.node = self._stack.enter_context(_running(self._root, self._folder, name=self._name))
+
+
+@contextmanager
+def _running(root: Root, folder: Path, *, name: str) -> Iterator[Node]:
     with ExitStack() as stack:
         with _ready_socket(folder / "notify") as ready:
             stack.enter_context(_machine(root, folder, name=name))
@@ -79,8 +122,7 @@ def _lay_out(root: Root, folder: Path, *, names: Sequence[str], trusted: bytes) 
     for path, content in files.items():
         (upper / path).parent.mkdir(parents=True, exist_ok=True)
         (upper / path).write_bytes(content)
-    for directory in ("work", "merged"):
-        (folder / directory).mkdir()
+    (folder / "merged").mkdir()
 
 
 @contextmanager
@@ -100,6 +142,7 @@ def _machine(root: Root, folder: Path, *, name: str) -> Iterator[None]:
         # systemd from 257 on no longer boots on the hybrid hierarchy that nspawn would offer.
         "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
     }
+    (folder / "work").mkdir()
     command = ["unshare", "--mount", "sh", "-euc", BOOT, "sh", str(root.path), str(folder), name]
     with (folder / "console.log").open("wb") as console:
         process = subprocess.Popen(
@@ -116,9 +159,12 @@ def _machine(root: Root, folder: Path, *, name: str) -> Iterator[None]:
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        shutil.rmtree(folder / "work")
+            # The second one ends the machine at once; killed, nspawn would leave it running.
+            process.terminate()
+            process.wait(STOP_S)
+            raise
+        finally:
+            shutil.rmtree(folder / "work")
 
 
 def _leader(ready: socket.socket, console: Path) -> int:

@@ -22,6 +22,9 @@ ACCESS_LINE = re.compile(
 )
 
 
+DRAIN_S = 10
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One line of an access log."""
@@ -91,6 +94,12 @@ class Registry:
         command = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", *login, source, target]
         subprocess.run(command, check=True)
 
+    def admit(self, *accounts: Account) -> None:
+        """Let these accounts in from now on, and nobody else."""
+        draft = self.folder / "htpasswd.new"
+        draft.write_text("".join(account.htpasswd() for account in accounts))
+        draft.rename(self.folder / "htpasswd")
+
     def _text(self, log: str) -> str:
         return (self.folder / log).read_text()
 
@@ -134,6 +143,7 @@ def serving(
             "http": {
                 "addr": f"127.0.0.1:{registry.port}",
                 "secret": "test",
+                "draintimeout": f"{DRAIN_S}s",
                 **({"tls": _tls(folder, ca.issue_cert(host), client_ca)} if ca else {}),
             },
             "auth": {**(auth or {}), **(_htpasswd(folder, account) if account else {})},
@@ -169,8 +179,8 @@ def _process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()
+        process.wait(2 * DRAIN_S)
 
 
 def _listens(registry: Registry, process: subprocess.Popen[bytes]) -> bool:

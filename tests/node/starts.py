@@ -15,7 +15,7 @@ from tests.node.node import Node
 from tests.node.waiting import until
 
 CONTAINERD = "containerd.service"
-DROP_INS = "run/systemd/system/containerd.service.d"
+DROP_INS = "etc/systemd/system/containerd.service.d"
 WITNESS = "run/containerd-starts"
 CONFIG = "etc/containerd/config.toml"
 SOCKET = "run/containerd/containerd.sock"

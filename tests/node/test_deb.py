@@ -8,119 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.daemon import REPOSITORY, Daemon
-from tests.node.desired import document, host, mirror
-from tests.node.node import CONFIG_TOML, Node
+from tests.node.daemon import REPOSITORY
+from tests.node.node import Node
+from tests.node.package import SETTINGS, UNIT, Package
 from tests.node.registry import Registry
 from tests.node.starts import Starts, restart, witnessed
 from tests.node.waiting import until
 
 pytestmark = pytest.mark.timeout(180, func_only=True)
 
-UNIT = "registry-agent.service"
 BUILD_S = 600.0
-SETTINGS = "/etc/registry-agent/config.toml"
 HOSTS_TOML = "etc/containerd/registry.d/registry.test/hosts.toml"
 ADM = 4
 BARE_TOML = "version = 2\n"
 POINTS_AT_US = 'config_path = "/etc/containerd/registry.d"'
-#: What a test cannot wait for is made short. The nodes share one network, so nobody listens there.
-QUICK = """\
-[Service]
-Environment=REGISTRY_AGENT_HEALTH_LISTEN=
-WatchdogSec=2
-RestartSec=100ms
-TimeoutAbortSec=1
-"""
 OTHERS_FILES = "[Service]\nCapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_FOWNER\n"
-
-
-class Package:
-    """The package and its unit on one node."""
-
-    def __init__(self, node: Node, path: Path) -> None:
-        """Nothing is installed yet."""
-        self._node = node
-        self._path = path
-        self.agent = Daemon(node)
-
-    def install(self, path: Path | None = None) -> None:
-        """Install or upgrade, without any network."""
-        (self._node.root / "root/agent.deb").write_bytes((path or self._path).read_bytes())
-        self._node.run("unshare", "--net", "dpkg", "--install", "/root/agent.deb")
-
-    def drop_in(self, name: str, content: str) -> None:
-        """Change the unit as an administrator does."""
-        path = self._node.root / f"run/systemd/system/{UNIT}.d/{name}.conf"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-        self._node.run("systemctl", "daemon-reload")
-
-    def apply(self, registry: Registry, **settings: str) -> None:
-        """Configure the agent and start it anew; returns when the first pass is through."""
-        self.configure(registry, **settings)
-        self._node.run("systemctl", "restart", UNIT)
-
-    def configure(self, registry: Registry, **settings: str) -> None:
-        """Write the settings and the desired config."""
-        given = {"source": "file", "flavour": "stock", "containerd_version": self._node.containerd, **settings}
-        lines = "".join(f'{name} = "{value}"\n' for name, value in given.items())
-        (self._node.root / SETTINGS[1:]).write_text(lines)
-        self.agent.publish(document({"registry.test": host(mirror(registry))}).text)
-
-    def shows(self, name: str) -> str:
-        """Return a property of the unit."""
-        return self._node.run("systemctl", "show", "--value", f"--property={name}", UNIT).strip()
-
-    def is_installed(self) -> bool:
-        """Tell whether the program is there."""
-        return (self._node.root / "usr/bin/registry-agent").exists()
-
-
-@pytest.fixture(scope="session")
-def deb() -> Path:
-    """Return the package that `make deb` has built."""
-    found = list((REPOSITORY / "dist").glob("registry-agent_*.deb"))
-    assert len(found) == 1, "make deb has to be run before, and dist/ to hold its package only"
-    return found[0]
-
-
-@pytest.fixture(scope="session")
-def following(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the same package with a higher version."""
-    folder = tmp_path_factory.mktemp("following")
-    subprocess.run(["dpkg-deb", "--raw-extract", str(deb), str(folder / "root")], check=True)
-    control = folder / "root/DEBIAN/control"
-    lines = control.read_text().splitlines()
-    control.write_text("".join(f"{line}+next\n" if line.startswith("Version: ") else f"{line}\n" for line in lines))
-    package = folder / "following.deb"
-    subprocess.run(["dpkg-deb", "-Zgzip", "-z1", "--build", str(folder / "root"), str(package)], check=True)
-    return package
-
-
-@pytest.fixture(scope="module")
-def purged(node: Node) -> Iterator[None]:
-    """Leave the node as if the package had never been there."""
-    yield
-    node.run("dpkg", "--purge", "registry-agent")
-    node.run("rm", "-rf", "/etc/registry-agent", "/var/lib/registry-agent")
-
-
-@pytest.fixture
-def package(node: Node, deb: Path, purged: None) -> Iterator[Package]:
-    """Return the package, installed; afterwards the agent is stopped, and the node has none of its files."""
-    assert purged is None
-    package = Package(node, deb)
-    package.drop_in("quick", QUICK)
-    if not package.is_installed():
-        package.install()
-    yield package
-    if package.is_installed():
-        node.run("systemctl", "stop", UNIT)
-    node.run("sh", "-c", f"rm -rf /run/systemd/system/{UNIT}.d && systemctl daemon-reload")
-    node.run("rm", "-rf", "/etc/containerd/registry.d", "/etc/registry-agent/desired.yaml", "/var/lib/registry-agent")
-    (node.root / "etc/containerd/config.toml").write_text(CONFIG_TOML)
-    restart(node)
 
 
 @pytest.fixture

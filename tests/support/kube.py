@@ -134,9 +134,9 @@ class Served:
 
         return self.wait(act())
 
-    def wait(self, action: Coroutine[Any, Any, _T]) -> _T:
+    def wait(self, action: Coroutine[Any, Any, _T], *, timeout_s: float = 10) -> _T:
         """Run a coroutine where the double lives."""
-        return asyncio.run_coroutine_threadsafe(action, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(action, self._loop).result(timeout_s)
 
     def down(self) -> None:
         """Stop listening and reset all connections."""
